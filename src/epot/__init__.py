@@ -1,0 +1,40 @@
+"""epot: from quantum-mechanical reference data to molecular dynamics that can be trusted.
+
+``import epot`` imports neither torch nor anything else that is slow: names are looked up when they are used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Structure": "epot.data.structure",
+    "Dataset": "epot.data.dataset",
+    "Graph": "epot.geometry.graph",
+    "Potential": "epot.potential",
+    "Output": "epot.potential",
+    "Sum": "epot.potential",
+    "Prediction": "epot.predict",
+    "predict": "epot.predict",
+    "Fitted": "epot.fitted",
+    "read": "epot.data.readers",
+    "label": "epot.api",
+    "fit": "epot.api",
+    "load": "epot.api",
+    "models": "epot.registry",
+    "EpotError": "epot.errors",
+}
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("epot.registry").names()
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'epot' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,48 @@
+"""The linear readout: GAP's weights, a ridge model's and a network's last layer are one object."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..typing import Float, Tensor
+
+
+class LinearReadout(nn.Module):
+    """``E_i = scale * (x_i . w + b)``, with a Gaussian prior on ``w`` and, once sampled, an ensemble.
+
+    Attributes:
+        weight: ``(features,)``.
+        bias: ``()``, or None.
+        scale: eV per unit of the output, ``()``.
+        precision: of the prior on the weights, ``(features, features)`` (a kernel matrix for a GAP) or
+            ``(features,)`` (diagonal); empty where no prior was set.
+        member_weights: ``(features, members)``, samples of the posterior; zero members where none was drawn.
+    """
+
+    weight: nn.Parameter
+    scale: Tensor
+    precision: Tensor
+    member_weights: Tensor
+
+    def __init__(self, n_features: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_features))
+        nn.init.uniform_(self.weight, -(n_features**-0.5), n_features**-0.5)
+        self.bias = nn.Parameter(torch.zeros(())) if bias else None
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("precision", torch.zeros(0))
+        self.register_buffer("member_weights", torch.zeros(n_features, 0))
+
+    @property
+    def n_members(self) -> int:
+        return self.member_weights.shape[1]
+
+    def forward(self, features: Float[Tensor, "atoms features"]) -> tuple[Tensor, Tensor | None]:
+        """Energies ``(atoms,)`` and, with an ensemble, those of its members ``(atoms, members)``."""
+        energy = features @ self.weight
+        members = features @ self.member_weights if self.n_members else None
+        if self.bias is not None:
+            energy = energy + self.bias
+            members = None if members is None else members + self.bias
+        return energy * self.scale, None if members is None else members * self.scale

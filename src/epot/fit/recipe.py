@@ -1,0 +1,73 @@
+"""A fit is a list of stages that share one state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from .. import registry
+from ..data.dataset import Dataset
+from ..errors import ConfigError
+from ..potential import Potential
+from .journal import Journal
+
+
+@dataclass
+class FitState:
+    """What the stages of one fit share.
+
+    Attributes:
+        potential: the one that is fitted, changed in place; as a rule ``Sum(offset=Offsets, body=...)``.
+        train, valid: labelled structures; ``valid`` may be None.
+        seed: every random choice of every stage derives from it.
+        device: where tensors go.
+        folder: the run's folder, for checkpoints; None keeps nothing on disk.
+        journal: what happened.
+        about: JSON that travels in the model file (calibration, domain, training facts).
+    """
+
+    potential: Potential
+    train: Dataset
+    valid: Dataset | None = None
+    seed: int = 0
+    device: str = "cpu"
+    folder: Path | None = None
+    journal: Journal = field(default_factory=Journal)
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class Stage(ABC):
+    """One step of a fit. Its configuration is its constructor's signature, like a potential's.
+
+    Attributes:
+        rank: stages run in ascending rank: offsets 0, sparse points 1, solve and descend 2, posterior 3, calibration 4.
+    """
+
+    rank: ClassVar[int]
+
+    @abstractmethod
+    def run(self, state: FitState) -> None:
+        """Change ``state.potential`` (and ``state.about``); write to ``state.journal``."""
+
+    def check(self, state: FitState) -> None:
+        """Raise FitError or LabelError for what is certainly wrong, before any stage starts."""
+
+    def config(self) -> dict[str, Any]:
+        return {"stage": type(self).__name__} | {k: getattr(self, k) for k in registry.parameters(type(self))}
+
+
+def check_order(stages: Sequence[Stage]) -> None:
+    """Refuse an order that would undo what a stage did.
+
+    Raises:
+        ConfigError: names the two stages.
+    """
+    for before, after in zip(stages, stages[1:], strict=False):
+        if after.rank < before.rank:
+            raise ConfigError(
+                f"{type(after).__name__} cannot run after {type(before).__name__}, whose result it would make void; "
+                "the order is FitOffsets, SelectSparse, Solve or Descend, Posterior, Calibrate."
+            )

@@ -1,0 +1,239 @@
+"""Energies, forces, stress, virials and Hessian of any potential: the only place that differentiates.
+
+A potential sees the geometry through the pair vectors ``r_ij`` and, for terms of long range, through
+positions and cells. With ``g_ij = dE/dr_ij`` the forces, the virial and its share per atom are sums
+over pairs of one backward pass:
+
+    F_i   = sum_j (g_ij - g_ji),      dE/d(strain) = sum_ij  r_ij (x) g_ij,
+
+and what depends on positions and cells directly adds its own gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from .errors import ConfigError, ModelError
+from .geometry.graph import Graph
+from .potential import Output, Potential
+from .registry import nearest
+from .typing import Float, Tensor
+
+WANTS = ("energy", "forces", "stress", "virial", "atom_virials", "hessian", "members")
+
+
+class Members(NamedTuple):
+    """The same quantities for every member of an ensemble, on a last axis."""
+
+    energy: Float[Tensor, "structures members"]
+    forces: Float[Tensor, "atoms 3 members"] | None = None
+    stress: Float[Tensor, "structures 3 3 members"] | None = None
+
+
+class Prediction(NamedTuple):
+    """What a potential says of a graph.
+
+    Attributes:
+        energy: eV, ``(structures,)``, float64.
+        atom_energies: eV, ``(atoms,)``.
+        forces: eV/Å, ``(atoms, 3)``.
+        stress: eV/Å^3, ``(structures, 3, 3)``, positive under tension.
+        virial: eV, ``(structures, 3, 3)``, -dE/d(strain).
+        atom_virials: eV, ``(atoms, 3, 3)``; they sum to ``virial``.
+        hessian: eV/Å^2, ``(3 atoms, 3 atoms)``, of a graph with one structure.
+        charges: e, ``(atoms,)``, of potentials that have them.
+        features: what the readout is linear in, ``(atoms, features)``.
+        members: the ensemble, of potentials that have one.
+    """
+
+    energy: Float[Tensor, " structures"]
+    atom_energies: Float[Tensor, " atoms"]
+    forces: Float[Tensor, "atoms 3"] | None = None
+    stress: Float[Tensor, "structures 3 3"] | None = None
+    virial: Float[Tensor, "structures 3 3"] | None = None
+    atom_virials: Float[Tensor, "atoms 3 3"] | None = None
+    hessian: Float[Tensor, "three_atoms three_atoms"] | None = None
+    charges: Float[Tensor, " atoms"] | None = None
+    features: Float[Tensor, "atoms features"] | None = None
+    members: Members | None = None
+
+    def detach(self) -> Prediction:
+        """Without the autograd history."""
+        cut = [v.detach() if isinstance(v, Tensor) else v for v in self]
+        return Prediction(*cut)
+
+
+class _Leaves(NamedTuple):
+    """What the energy is differentiated with respect to: three tensors of which none depends on another."""
+
+    vectors: Tensor
+    positions: Tensor
+    strain: Tensor
+    root: Tensor  # the positions that vectors (for a Hessian) and positions are made from
+
+
+def predict(
+    potential: Potential,
+    graph: Graph,
+    want: Iterable[str] = ("energy", "forces"),
+    *,
+    create_graph: bool = False,
+) -> Prediction:
+    """Energies and what derives from them.
+
+    Args:
+        potential: any.
+        graph: one or many structures.
+        want: any of ``energy forces stress virial atom_virials hessian members``.
+        create_graph: keep the history, so that a loss on forces can be differentiated.
+
+    Raises:
+        ConfigError: ``want`` holds an unknown word.
+        ModelError: stress of a structure that is not periodic along all three axes; a Hessian of
+            several structures; ``members`` of a potential that has none.
+    """
+    want = set(want)
+    for word in want - set(WANTS):
+        raise ConfigError(f"{word!r} cannot be predicted; {nearest(word, WANTS)}")
+    if "stress" in want:
+        refuse_open_stress(graph)
+    if not want & {"forces", "stress", "virial", "atom_virials", "hessian"}:
+        with torch.set_grad_enabled(create_graph):
+            out = potential(graph)
+        return _finish(graph, out, want, None, None)
+    with torch.enable_grad():
+        traced, leaves = _trace(graph, second="hessian" in want)
+        out = potential(traced)
+        history = create_graph or "hessian" in want
+        found = _gradients(graph, leaves, out.energy, history=history, again="members" in want)
+        hessian = _hessian(leaves, found[0]) if "hessian" in want else None
+        members = _members(graph, leaves, out, want) if "members" in want else None
+    made = _finish(graph, out, want, found, members)._replace(hessian=hessian)
+    return made if create_graph else made.detach()
+
+
+def refuse_open_stress(graph: Graph) -> None:
+    """Stress needs the volume of a cell that is periodic along all three axes.
+
+    Raises:
+        ModelError: a structure of the graph has an open axis.
+    """
+    open_axes = (~graph.pbc.all(1)).nonzero()[:, 0].tolist()
+    if open_axes:
+        raise ModelError(
+            f"Stress is energy per volume and {len(open_axes)} of {graph.n_structures} structures (first: "
+            f"number {open_axes[0]}) are not periodic along all three axes, so they have no volume. "
+            "Ask for 'virial' (-dE/d(strain), eV) instead."
+        )
+
+
+def _trace(graph: Graph, second: bool) -> tuple[Graph, _Leaves]:
+    """A copy of the graph whose pair vectors, positions and cell remember where they came from.
+
+    With ``second`` the pair vectors are functions of the positions, which the Hessian needs; without,
+    they are leaves of their own, which saves their way back.
+    """
+    root = graph.positions.detach().requires_grad_()
+    strain = torch.zeros_like(graph.cell).requires_grad_()
+    if second:
+        vectors = graph.replace(positions=root, _vectors=None).vectors()
+    else:
+        vectors = graph.vectors().detach().requires_grad_()
+    positions = root + torch.einsum("ia,iab->ib", root, strain[graph.owner])
+    cell = graph.cell + graph.cell @ strain
+    traced = graph.replace(_vectors=vectors, positions=positions, cell=cell)
+    return traced, _Leaves(vectors, positions, strain, root)
+
+
+def _gradients(graph: Graph, leaves: _Leaves, energy: Tensor, history: bool, again: bool) -> tuple[Tensor, ...]:
+    """Forces (atoms, 3), virial (structures, 3, 3), atom virials (atoms, 3, 3) of a sum of atom energies."""
+    if not energy.requires_grad:
+        zero = leaves.positions.new_zeros
+        return zero(graph.n_atoms, 3), zero(graph.n_structures, 3, 3), zero(graph.n_atoms, 3, 3)
+    g, dx, ds = torch.autograd.grad(
+        energy.double().sum(), leaves[:3], create_graph=history, retain_graph=history or again, allow_unused=True
+    )
+    return _assemble(graph, leaves.vectors, g, dx, ds)
+
+
+def _assemble(
+    graph: Graph, vectors: Tensor, g: Tensor | None, dx: Tensor | None, ds: Tensor | None
+) -> tuple[Tensor, ...]:
+    i, j = graph.pairs
+    g = torch.zeros_like(vectors) if g is None else g
+    forces = torch.zeros_like(graph.positions).index_add(0, i, g).index_add(0, j, -g)
+    share = -vectors[:, :, None] * g[:, None, :]
+    atom_virials = graph.positions.new_zeros(graph.n_atoms, 3, 3).index_add(0, i, share)
+    virial = graph.cell.new_zeros(graph.n_structures, 3, 3).index_add(0, graph.owner, atom_virials)
+    if dx is not None:
+        forces = forces - dx
+    if ds is not None:  # of long-range terms, which have no share per pair: spread evenly over the atoms
+        virial = virial - ds
+        atom_virials = atom_virials - (ds / graph.sizes.clamp(min=1)[:, None, None])[graph.owner]
+    return forces, virial, atom_virials
+
+
+def _hessian(leaves: _Leaves, forces: Tensor) -> Tensor:
+    n = forces.numel()
+    if leaves.strain.shape[0] != 1:
+        raise ModelError(f"A Hessian is of one structure; this graph has {leaves.strain.shape[0]}. Loop over them.")
+    if not forces.requires_grad:
+        return forces.new_zeros(n, n)
+    rows = [
+        torch.autograd.grad(f, leaves.root, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+        for f in forces.flatten()
+    ]
+    return -torch.stack([row.flatten() for row in rows]).detach()
+
+
+def _members(graph: Graph, leaves: _Leaves, out: Output, want: set[str]) -> Members:
+    if out.members is None:
+        raise ModelError("This potential has no ensemble: fit it with a Posterior stage, or as a committee.")
+    energy = _per_structure(graph, out.members)
+    if not want & {"forces", "stress", "virial"}:
+        return Members(energy.detach())
+    columns = [
+        _gradients(graph, leaves, column, history=False, again=True)[:2] for column in out.members.double().unbind(1)
+    ]
+    forces = torch.stack([f for f, _ in columns], -1)
+    virial = torch.stack([v for _, v in columns], -1)
+    stress = -virial / _volume(graph)[..., None] if "stress" in want else None
+    return Members(energy.detach(), forces.detach(), None if stress is None else stress.detach())
+
+
+def _per_structure(graph: Graph, values: Tensor) -> Tensor:
+    """Sums over the atoms of each structure, in float64."""
+    values = values.double()
+    return values.new_zeros(graph.n_structures, *values.shape[1:]).index_add(0, graph.owner, values)
+
+
+def _volume(graph: Graph) -> Tensor:
+    return torch.linalg.det(graph.cell).abs()[:, None, None]
+
+
+def _finish(
+    graph: Graph, out: Output, want: set[str], found: tuple[Tensor, ...] | None, members: Members | None
+) -> Prediction:
+    if "members" in want and members is None:
+        if out.members is None:
+            raise ModelError("This potential has no ensemble: fit it with a Posterior stage, or as a committee.")
+        members = Members(_per_structure(graph, out.members))
+    made = Prediction(
+        energy=_per_structure(graph, out.energy),
+        atom_energies=out.energy,
+        charges=out.charges,
+        features=out.features,
+        members=members,
+    )
+    if found is None:
+        return made
+    forces, virial, atom_virials = found
+    return made._replace(
+        forces=forces,
+        virial=virial,
+        stress=-virial / _volume(graph) if "stress" in want else None,
+        atom_virials=atom_virials if "atom_virials" in want else None,
+    )

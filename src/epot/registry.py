@@ -1,0 +1,143 @@
+"""Names to classes, and constructors' signatures as configuration.
+
+A model's name is the name of its file in :mod:`epot.models` (or a term's in :mod:`epot.terms`), or
+an entry point in the group ``epot.models`` of another package. Its configuration is the signature
+of its constructor: the same keys in Python, YAML, on the command line and in a model file.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from .errors import ConfigError
+
+FOLDERS = ("epot.models", "epot.terms")
+GROUP = "epot.models"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence ending that names the nearest known word, or lists them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}."
+
+
+def names(folder: str = "epot.models") -> list[str]:
+    """Names of all models (or of all terms, for ``folder="epot.terms"``), sorted."""
+    found = [m.name for m in pkgutil.iter_modules(importlib.import_module(folder).__path__) if m.name[0] != "_"]
+    if folder == GROUP:
+        found += [entry.name for entry in entry_points(group=GROUP)]
+    return sorted(set(found))
+
+
+def get(name: str) -> type:
+    """The class called ``name``: imports that one module and nothing else.
+
+    Raises:
+        ConfigError: no model or term has this name; the nearest one is named.
+    """
+    for folder in FOLDERS:
+        if name in names(folder):
+            spec = f"{folder}.{name}"
+            if importlib.util.find_spec(spec) is not None:
+                return _main_class(importlib.import_module(spec))
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            return entry.load()
+    known = [n for folder in FOLDERS for n in names(folder)]
+    raise ConfigError(f"There is no model called {name!r}; {nearest(name, known)}")
+
+
+def _main_class(module: types.ModuleType) -> type:
+    wanted = module.__name__.rsplit(".", 1)[1].replace("_", "")
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__ and value.__name__.lower() == wanted:
+            return value
+    raise ConfigError(f"{module.__name__} has no class called like its file ({wanted}, in any case).")
+
+
+def name_of(kind: type) -> str:
+    """The registered name of a class: the inverse of :func:`get`."""
+    folder, _, name = kind.__module__.rpartition(".")
+    if folder in FOLDERS:
+        return name
+    for entry in entry_points(group=GROUP):
+        if entry.load() is kind:
+            return entry.name
+    raise ConfigError(f"{kind.__name__} is not in {' or '.join(FOLDERS)} and not an entry point of {GROUP!r}.")
+
+
+def parameters(kind: Any) -> dict[str, inspect.Parameter]:
+    """The configuration of a class (or keyword arguments of a function): name to parameter."""
+    target = kind.__init__ if isinstance(kind, type) else kind
+    found = inspect.signature(target).parameters
+    skip = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {k: p for k, p in found.items() if k != "self" and p.kind not in skip}
+
+
+def check(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check ``config`` against the signature of ``kind``; returns it with lists where tuples are meant made tuples.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest is named) or a value has the wrong type.
+    """
+    known = parameters(kind)
+    label = getattr(kind, "__name__", str(kind))
+    hints = typing.get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
+    checked = {}
+    for key, value in config.items():
+        if key not in known:
+            raise ConfigError(f"{key!r} is not an argument of {label}; {nearest(key, known)}")
+        checked[key] = _coerce(value, hints.get(key, Any), f"{label}.{key}")
+    missing = [k for k, p in known.items() if p.default is p.empty and k not in checked]
+    if missing:
+        raise ConfigError(f"{label} needs {', '.join(missing)}, which the configuration does not give.")
+    return checked
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the type ``hint`` asks for, or a ConfigError; hints that are not simple pass through."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _coerce(value, option, where)
+            except ConfigError:
+                continue
+    elif origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where} is {value!r}; expected one of {', '.join(map(repr, arguments))}.")
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(value)
+    elif hint in (bool, str, type(None)):
+        if isinstance(value, hint):
+            return value
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif hint not in (float, int) and origin is not tuple:
+        return value
+    raise ConfigError(f"{where} is {value!r} of type {type(value).__name__}; expected {hint}.")
+
+
+def make(config: str | Mapping[str, Any]) -> Any:
+    """Build from ``"painn"`` or ``{"name": "painn", "cutoff": 5.0}``; nested configurations are built first.
+
+    Raises:
+        ConfigError: an unknown name or key, or a value of the wrong type.
+    """
+    config = {"name": config} if isinstance(config, str) else dict(config)
+    if "name" not in config:
+        raise ConfigError(f"A configuration needs a 'name'; this one has {', '.join(config) or 'nothing'}.")
+    kind = get(config.pop("name"))
+    if hasattr(kind, "from_config"):
+        return kind.from_config(config)
+    return kind(**check(kind, config))
