@@ -1,0 +1,158 @@
+"""Real spherical harmonics as polynomials in x, y, z: the one angular convention of the package.
+
+Solid harmonics ``S_lm(r) = r^l Y_lm(r/|r|)`` are homogeneous polynomials, so they are smooth everywhere,
+also where spherical angles are not. Order: ``l = 0 .. l_max``, ``m = -l .. l`` (component ``l*l + l + m``).
+``Y_lm`` are orthonormal on the sphere, without the Condon-Shortley phase: ``Y_1 = sqrt(3/4pi) (y, z, x)``
+(Wikipedia's table; the order and signs of sphericart, Bigi et al., J. Chem. Phys. 159, 064802 (2023)).
+
+The gradient of a solid harmonic of degree l is a combination of those of degree l-1, so derivatives of
+any order are matrix products with what is already there, and nothing is differentiated numerically.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from ..typing import Float, Tensor
+
+
+def n_harmonics(l_max: int) -> int:
+    """How many components there are up to and with ``l_max``."""
+    return (l_max + 1) ** 2
+
+
+def spherical_harmonics(units: Float[Tensor, "points 3"], l_max: int) -> Float[Tensor, "components points"]:
+    """``Y_lm`` of unit vectors, components first: every operation runs over contiguous rows of points.
+
+    Args:
+        units: vectors of length one; for others the result is ``r^l Y_lm``. Differentiable to any order.
+        l_max: highest degree, included.
+    """
+    return _Solid.apply(units, l_max)
+
+
+solid_harmonics = spherical_harmonics
+"""``r^l Y_lm`` of any vectors: the same polynomials."""
+
+
+class _Solid(torch.autograd.Function):
+    """Values by recursion in place; the gradient of ``sum_q g_q S_q`` is ``sum_q g_q (D_a S)_q``."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, l_max: int) -> Tensor:
+        values = _recursion(vectors.detach(), l_max)
+        ctx.save_for_backward(vectors, values)
+        ctx.l_max = l_max
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        vectors, values = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: the values must remember the vectors
+            values = _Solid.apply(vectors, ctx.l_max)
+        lower = values[: n_harmonics(ctx.l_max - 1)] if ctx.l_max else values[:0]
+        matrices = derivative_matrices(ctx.l_max).to(values)
+        columns = [((m.T @ grads[0]) * lower).sum(0) for m in matrices]
+        return torch.stack(columns, 1), None
+
+
+def _recursion(vectors: Tensor, l_max: int) -> Tensor:
+    """All ``S_lm``, ``(components, points)``, degree by degree from the two degrees below."""
+    x, y, z = vectors.T.contiguous()
+    out = vectors.new_empty(n_harmonics(l_max), vectors.shape[0])
+    out[0] = 1 / math.sqrt(4 * math.pi)
+    square = vectors.square().sum(1)
+    tables = _recursion_tables(l_max)
+    before, last = None, out[0:1]
+    for degree in range(1, l_max + 1):
+        a, b, edge = tables[degree]
+        now = out[degree**2 : (degree + 1) ** 2]
+        inner = now[1:-1]
+        torch.mul(last, z, out=inner)
+        inner *= a.to(vectors)
+        if before is not None:
+            inner[1:-1] -= b.to(vectors) * square * before
+        low, high = (last[0], last[-1]) if degree > 1 else (torch.zeros_like(x), last[0])
+        now[0] = edge * (y * high + x * low)
+        now[-1] = edge * (x * high - y * low)
+        before, last = last, now
+    return out
+
+
+@lru_cache(maxsize=16)
+def _recursion_tables(l_max: int) -> dict[int, tuple[Tensor, Tensor, float]]:
+    """``S_lm = a z S_(l-1)m - b r^2 S_(l-2)m`` for |m| < l, and the factor of ``S_(l,+-l)``."""
+    tables = {}
+    for n in range(1, l_max + 1):
+        orders = torch.arange(-(n - 1), n, dtype=torch.float64)
+        a = torch.sqrt((4.0 * n * n - 1) / (n * n - orders**2))
+        kept = orders[1:-1]
+        b = torch.sqrt((2 * n + 1) * ((n - 1.0) ** 2 - kept**2) / ((2 * n - 3) * (n * n - kept**2)))
+        edge = math.sqrt((2 * n + 1) / (2 * n)) * (math.sqrt(2) if n == 1 else 1.0)
+        tables[n] = (a[:, None], b[:, None], edge)
+    return tables
+
+
+@lru_cache(maxsize=16)
+def derivative_matrices(l_max: int) -> Tensor:
+    """``D`` of ``dS_p/dr_a = sum_q D[a, p, q] S_q``, ``(3, components(l_max), components(l_max - 1))``.
+
+    From the ladder relations of the solid harmonics in complex form, ``R_lm = N_lm S^c_lm``:
+    ``d/dz R_lm = R_(l-1)m``, ``(d/dx + i d/dy) R_lm = R_(l-1)(m+1)`` and ``(d/dx - i d/dy) R_lm = -R_(l-1)(m-1)``
+    (Racah's normalization ``R_lm = sqrt(4pi/(2l+1)) r^l Y_lm / sqrt((l-m)!(l+m)!)``, Condon-Shortley phase).
+    """
+    upper, lower = n_harmonics(l_max), n_harmonics(l_max - 1) if l_max else 0
+    out = torch.zeros(3, upper, lower, dtype=torch.complex128)
+    for n in range(1, l_max + 1):
+        ladder = _ladder(n)
+        to_real, from_real = _real_from_complex(n), _real_from_complex(n - 1).conj().T
+        block = torch.stack([to_real @ step @ from_real for step in ladder])
+        out[:, n**2 : (n + 1) ** 2, (n - 1) ** 2 : n**2] = block
+    return out.real.contiguous()
+
+
+def _ladder(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """d/dx, d/dy, d/dz of the complex ``r^n Y_nm`` in terms of those of degree n-1."""
+
+    def norm(degree: int, m: int) -> float:  # r^l Y_lm = norm * R_lm
+        both = math.factorial(degree - m) * math.factorial(degree + m)
+        return math.sqrt((2 * degree + 1) / (4 * math.pi) * both)
+
+    plus, minus, dz = (torch.zeros(2 * n + 1, 2 * n - 1, dtype=torch.complex128) for _ in range(3))
+    for m in range(-n, n + 1):
+        for table, target, sign in ((plus, m + 1, 1.0), (minus, m - 1, -1.0), (dz, m, 1.0)):
+            if abs(target) <= n - 1:
+                table[m + n, target + n - 1] = sign * norm(n, m) / norm(n - 1, target)
+    return (plus + minus) / 2, (plus - minus) / 2j, dz
+
+
+def _real_from_complex(n: int) -> Tensor:
+    """Unitary matrix from complex harmonics (Condon-Shortley phase) to real ones, both ``m = -n .. n``."""
+    matrix = torch.zeros(2 * n + 1, 2 * n + 1, dtype=torch.complex128)
+    matrix[n, n] = 1
+    for m in range(1, n + 1):
+        sign, root = (-1) ** m, 1 / math.sqrt(2)
+        matrix[n + m, n + m], matrix[n + m, n - m] = sign * root, root
+        matrix[n - m, n - m], matrix[n - m, n + m] = 1j * root, -1j * sign * root
+    return matrix
+
+
+class Angular(NamedTuple):
+    """Harmonics of unit vectors with their first derivatives with respect to the unnormalized vector."""
+
+    values: Tensor
+    gradients: Tensor
+
+
+def harmonics_with_gradients(units: Tensor, distances: Tensor, l_max: int) -> Angular:
+    """``Y_lm(r/|r|)`` ``(components, points)`` and ``dY_lm/dr`` ``(3, components, points)``, without autograd."""
+    values = _recursion(units, l_max)
+    lower = values[: n_harmonics(l_max - 1)] if l_max else values[:0]
+    polynomial = torch.stack([m @ lower for m in derivative_matrices(l_max).to(values)])
+    along = units.T.contiguous()
+    radial = (polynomial * along[:, None, :]).sum(0)
+    return Angular(values, (polynomial - along[:, None, :] * radial) / distances)
