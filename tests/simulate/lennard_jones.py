@@ -42,7 +42,7 @@ class LennardJones(Potential):
 
 
 class Springs(Potential):
-    """Independent oscillators about fixed sites: ``E_i = k |x_i - s_i|^2 / 2``; the canonical answers are closed forms."""
+    """Oscillators about fixed sites, ``E_i = k |x_i - s_i|^2 / 2``: the canonical averages are closed forms."""
 
     def __init__(self, sites: torch.Tensor, k: float = 2.0) -> None:
         super().__init__()

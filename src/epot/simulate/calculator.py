@@ -83,12 +83,19 @@ class Calculator(AseCalculator):
         """Whether the potential has members whose spread can be measured."""
         return any(getattr(module, "n_members", 0) > 0 for module in self.potential.modules())
 
-    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last call; the total charge counts."""
-        changes = super().check_state(atoms, tol=tol)
-        if not changes and _charge(atoms) != self._charge:
-            changes = ["initial_charges"]
-        return changes
+    def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
+        """What changed since the last call: compared exactly, and only what the energy depends on."""
+        last = self.atoms
+        if last is None:
+            return list(all_changes)
+        same = {
+            "numbers": np.array_equal(last.numbers, atoms.numbers),
+            "positions": np.array_equal(last.positions, atoms.positions),
+            "cell": np.array_equal(last.cell.array, atoms.cell.array),
+            "pbc": np.array_equal(last.pbc, atoms.pbc),
+            "initial_charges": _charge(atoms) == self._charge,
+        }
+        return [name for name, unchanged in same.items() if not unchanged]
 
     def calculate(
         self,
@@ -120,7 +127,7 @@ class Calculator(AseCalculator):
         if not periodic and any(name.startswith("stress") for name in properties):
             raise PropertyNotImplementedError(
                 "Stress is energy per volume and these atoms are not periodic along all three axes, so they have no "
-                "volume. Set pbc=True with a cell, or use epot.predict.predict(..., want=('virial',)): -dE/d(strain), eV."
+                "volume. Set pbc=True with a cell, or ask epot.predict.predict for 'virial': -dE/d(strain), eV."
             )
         if not self.has_uncertainty and any(name in SPREAD for name in properties):
             raise PropertyNotImplementedError(self._no_uncertainty())
@@ -161,7 +168,7 @@ class Calculator(AseCalculator):
         return results
 
     def _add_spread(self, prediction: Prediction) -> None:
-        assert self.calibration is not None and self.graph is not None  # noqa: S101
+        assert self.graph is not None  # noqa: S101
         std = self.calibration.std(prediction, self.graph.sizes)
         if "energy" in std:
             self.results["energy_std"] = float(std["energy"])
@@ -179,8 +186,8 @@ class Calculator(AseCalculator):
             others = f" and {wrong.sum() - 1} more" if wrong.sum() > 1 else ""
             where = f"atom {k} ({SYMBOLS[atoms.numbers[k]]}{others}) at {np.round(atoms.positions[k], 3)} Å"
         raise SimulationError(
-            f"The energy or a force is not a finite number, at {where}: the structure is far outside what the potential "
-            "was fitted to, or the potential is broken (`epot doctor model` tells)."
+            f"The energy or a force is not a finite number, at {where}: the structure is far outside what the "
+            "potential was fitted to, or the potential is broken (`epot doctor model` tells)."
         )
 
 

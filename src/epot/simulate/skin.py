@@ -1,6 +1,6 @@
-"""Neighbor pairs that outlive a step: found once at cutoff + skin, filtered at every step (Verlet, Phys. Rev. 159, 98, 1967).
+"""Neighbor pairs that outlive a step: found once at cutoff + skin, filtered at every step.
 
-A pair that the list has not seen was at least ``L = cutoff + skin`` apart when it was made. Since then the
+The idea is Verlet's (Phys. Rev. 159, 98, 1967), the bound for cells that change follows. A pair that the list has not seen was at least ``L = cutoff + skin`` apart when it was made. Since then the
 cell was deformed by ``F`` (``h = h_0 F``) and atom ``i`` moved by ``u_i = x_i - x_i(0) F`` beside it, so now
 
     |r_ij| = |r_ij(0) F + u_j - u_i|  >=  s_min(F) L - 2 max_i |u_i - u_0|,
