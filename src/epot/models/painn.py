@@ -1,0 +1,165 @@
+"""PaiNN: equivariant message passing with a scalar and a vector on every atom.
+
+K. T. Schütt, O. T. Unke, M. Gastegger, Proc. 38th ICML (2021), PMLR 139, 9377; arXiv:2102.03150. Equation numbers
+are theirs. Atom i holds a scalar ``q_i`` (their s_i) of F channels and a vector ``mu_i`` (their v_i) of 3 x F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import silu
+
+from ..blocks.embedding import ElementEmbedding
+from ..blocks.mlp import MLP, dense
+from ..blocks.neighborhood import Neighborhood, filtered, neighborhood
+from ..blocks.readout import LinearReadout
+from ..elements import to_number
+from ..errors import ConfigError
+from ..features.cutoff import cosine_cutoff, polynomial_cutoff
+from ..features.radial import radial_basis
+from ..geometry.graph import Graph
+from ..potential import Output, Potential
+from ..typing import Float, Tensor
+
+CUTOFFS = {"cosine": cosine_cutoff, "polynomial": polynomial_cutoff}
+EPSILON = 1e-8  # inside the norm of Eq. 9, whose derivative at zero would not exist without it
+
+
+class Message(nn.Module):
+    """Eqs. 7 and 8: what the neighbors say. ``phi = phi(q_j)``, three parts of F channels, each with its filter W."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.phi = MLP([n_features, n_features, 3 * n_features])
+
+    def forward(self, q: Tensor, mu: Tensor | None, near: Neighborhood, basis: Tensor, filters: Tensor):
+        """Changes of q and mu. ``mu=None``: no atom has a vector yet."""
+        n_atoms, n_slots, _ = basis.shape
+        n_features = q.shape[1]
+        senders = near.senders.flatten()
+        w = (basis.flatten(0, 1) @ filters).view(n_atoms, n_slots, -1)
+        phi = self.phi(q)
+        x = phi.index_select(0, senders).view_as(w) * w
+        x_q, x_r, x_mu = x.split(n_features, -1)
+        dq = x_q.sum(1)
+        dmu = near.directions.transpose(1, 2) @ x_r
+        if mu is not None:
+            mu_j = mu.index_select(0, senders).view(n_atoms, n_slots, 3, n_features)
+            dmu = dmu + (x_mu.unsqueeze(2) * mu_j).sum(1)
+        return dq, dmu
+
+
+class Update(nn.Module):
+    """Eqs. 9 and 10: what an atom makes of it. ``[V, U] = mu W`` without bias, ``a`` from q and the norm of V."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.mix = dense(n_features, 2 * n_features, bias=False)
+        self.a = MLP([2 * n_features, n_features, 3 * n_features])
+
+    def forward(self, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """Changes of q and mu."""
+        n_features = q.shape[1]
+        v, u = self.mix(mu).split(n_features, -1)
+        norm = (v.square().sum(1) + EPSILON).sqrt()
+        a_q, a_mu, a_qmu = self.a(torch.cat([q, norm], -1)).split(n_features, -1)
+        return a_q + a_qmu * (v * u).sum(1), a_mu.unsqueeze(1) * u
+
+
+class PaiNN(Potential):
+    """Polarizable atom interaction neural network.
+
+    Args:
+        elements: symbols or atomic numbers.
+        cutoff: Å.
+        n_features: F, channels of q and mu.
+        n_layers: interactions, each a message and an update.
+        n_radial: radial basis functions.
+        radial: ``bessel`` (the paper's) or ``gaussian`` (schnetpack's default).
+        cutoff_function: ``cosine`` (the paper's; once differentiable) or ``polynomial`` (twice differentiable).
+        shared_interactions: all interactions have the same phi, U, V and a.
+        shared_filters: all interactions have the same filters W.
+
+    Raises:
+        ConfigError: a size that is not positive, or an unknown element.
+    """
+
+    recipe: ClassVar[str] = "descend"
+    CITATION = """@inproceedings{schutt2021equivariant,
+  title = {Equivariant message passing for the prediction of tensorial properties and molecular spectra},
+  author = {Sch{\\"u}tt, Kristof T. and Unke, Oliver T. and Gastegger, Michael},
+  booktitle = {Proceedings of the 38th International Conference on Machine Learning},
+  series = {PMLR}, volume = {139}, pages = {9377--9388}, year = {2021}, eprint = {2102.03150}
+}"""
+
+    def __init__(
+        self,
+        elements: Sequence[int | str] = (1, 6, 7, 8),
+        cutoff: float = 5.0,
+        n_features: int = 128,
+        n_layers: int = 3,
+        n_radial: int = 20,
+        radial: Literal["bessel", "gaussian"] = "bessel",
+        cutoff_function: Literal["cosine", "polynomial"] = "cosine",
+        shared_interactions: bool = False,
+        shared_filters: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("cutoff", cutoff, 1e-3), ("n_features", n_features, 2), ("n_layers", n_layers, 1)):
+            if value < least:
+                raise ConfigError(f"PaiNN got {name}={value}; it needs at least {least}.")
+        self.elements = tuple(to_number(z) for z in elements)
+        self.cutoff, self.n_features, self.n_layers, self.n_radial = cutoff, n_features, n_layers, n_radial
+        self.radial, self.cutoff_function = radial, cutoff_function
+        self.shared_interactions, self.shared_filters = shared_interactions, shared_filters
+
+        self.embedding = ElementEmbedding(self.elements, n_features)
+        distinct = 1 if shared_interactions else n_layers
+        self.messages = nn.ModuleList(Message(n_features) for _ in range(distinct))
+        self.updates = nn.ModuleList(Update(n_features) for _ in range(distinct))
+        self.filters = nn.ParameterList(self._new_filters() for _ in range(1 if shared_filters else n_layers))
+        self.hidden = dense(n_features, n_features // 2)
+        self.readout = LinearReadout(n_features // 2)
+
+    def _new_filters(self) -> nn.Parameter:
+        """W as ``(n_radial + 1, 3 F)``, bias last: it is linear in the radial functions times the cutoff function."""
+        width = 3 * self.n_features * (1 if self.shared_filters else self.n_layers)
+        weight = torch.zeros(self.n_radial + 1, 3 * self.n_features, dtype=torch.float32)
+        bound = (6 / (self.n_radial + width)) ** 0.5
+        nn.init.uniform_(weight[:-1], -bound, bound)
+        return nn.Parameter(weight)
+
+    @classmethod
+    def tiny(cls) -> PaiNN:
+        return cls(n_features=8, n_layers=2, n_radial=5, cutoff=4.0)
+
+    def forward(self, graph: Graph) -> Output:
+        q, _ = self.atoms(graph)
+        hidden = silu(self.hidden(q))
+        energy, members = self.readout(hidden)
+        return Output(energy, members, hidden)
+
+    def atoms(self, graph: Graph) -> tuple[Float[Tensor, "atoms F"], Float[Tensor, "atoms 3 F"]]:
+        """Q and mu after the last interaction."""
+        near = neighborhood(graph, self.cutoff, self.hidden.weight.dtype)
+        basis = self._basis(near.distances)
+        q = self.embedding(graph.numbers)
+        mu = None
+        last = self.n_layers - 1
+        for layer in range(self.n_layers):
+            message, update = (m[min(layer, len(m) - 1)] for m in (self.messages, self.updates))
+            filters = self.filters[min(layer, len(self.filters) - 1)]
+            dq, dmu = message(q, mu, near, basis, filters)
+            q, mu = q + dq, dmu if mu is None else mu + dmu
+            dq, dmu = update(q, mu)
+            q, mu = q + dq, mu + dmu
+        return q, mu
+
+    def _basis(self, distances: Tensor) -> Tensor:
+        kernel = partial(radial_basis, self.radial, cutoff=self.cutoff, n=self.n_radial)
+        return filtered(kernel, partial(CUTOFFS[self.cutoff_function], cutoff=self.cutoff), distances)
