@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .. import registry
+from ..blocks.readout import LinearReadout
 from ..data.dataset import Dataset
 from ..errors import ConfigError
-from ..potential import Potential
+from ..potential import Potential, Sum
+from ..terms.offsets import Offsets
 from .journal import Journal
 
 
@@ -27,6 +31,7 @@ class FitState:
         folder: the run's folder, for checkpoints; None keeps nothing on disk.
         journal: what happened.
         about: JSON that travels in the model file (calibration, domain, training facts).
+        stage: position in the list of stages of the one that runs; it names its checkpoints.
     """
 
     potential: Potential
@@ -37,6 +42,42 @@ class FitState:
     folder: Path | None = None
     journal: Journal = field(default_factory=Journal)
     about: dict[str, Any] = field(default_factory=dict)
+    stage: int = 0
+
+    def note(self, text: str) -> None:
+        """Tell the user something worth knowing: in the journal, and on standard error unless it is silenced."""
+        self.journal.write("note", text=text)
+        if os.environ.get("EPOT_PROGRESS") != "0":
+            print(f"note: {text}", file=sys.stderr)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the running stage keeps its checkpoint."""
+        return None if self.folder is None else self.folder / "checkpoints" / f"stage{self.stage}.safetensors"
+
+
+def offsets_of(potential: Potential) -> Offsets | None:
+    """The first term of energies per element; None without one."""
+    return next((m for m in potential.modules() if isinstance(m, Offsets)), None)
+
+
+def readout_of(potential: Potential) -> LinearReadout | None:
+    """The readout of the learned term; None without one."""
+    return next((m for m in potential.modules() if isinstance(m, LinearReadout)), None)
+
+
+def fixed_terms(potential: Potential) -> Sum | None:
+    """The terms of a sum that are neither offsets nor have anything to be learned: the baseline; None without any."""
+    if not isinstance(potential, Sum):
+        return None
+    fixed = {
+        name: term
+        for name, term in potential.terms.items()
+        if not isinstance(term, Offsets)
+        and readout_of(term) is None
+        and not any(p.requires_grad for p in term.parameters())
+    }
+    return Sum(**fixed) if fixed else None
 
 
 class Stage(ABC):

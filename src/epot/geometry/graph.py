@@ -12,7 +12,7 @@ import torch
 
 from ..data.structure import Structure
 from ..elements import names
-from ..errors import UnknownElementError
+from ..errors import DataError, UnknownElementError
 from ..typing import Bool, Float, Int, Tensor
 from .neighbors import neighbor_pairs
 
@@ -75,8 +75,10 @@ class Graph:
 
     def replace(self, **changes: Any) -> Graph:
         """A copy with some tensors changed. What was made on demand is kept where the pairs are."""
-        if changes.keys() & {"pairs", "numbers", "owner"}:
+        if changes.keys() & {"pairs", "shifts", "numbers", "owner"}:
             changes.setdefault("_made", {})
+        if changes.keys() & {"positions", "cell", "pairs", "shifts"}:
+            changes.setdefault("_vectors", None)  # those of the old geometry would be wrong in silence
         return dataclasses.replace(self, **changes)
 
     def within(self, cutoff: float) -> Graph:
@@ -157,9 +159,11 @@ def build(
 
     Raises:
         UnknownElementError: a structure holds another element.
-        DataError: two atoms are at one place.
+        DataError: two atoms are at one place, or there is no structure.
     """
     structures = [structures] if isinstance(structures, Structure) else list(structures)
+    if not structures:
+        raise DataError("A graph needs at least one structure; it was given none.")
     if elements is not None:
         check_elements(structures, elements)
     graphs = [_build_one(s, cutoff) for s in structures]
@@ -200,7 +204,31 @@ def collate(graphs: Sequence[Graph]) -> Graph:
         pairs=torch.cat([g.pairs + int(k) for g, k in zip(graphs, atoms, strict=False)], 1),
         shifts=join("shifts"),
         cutoff=graphs[0].cutoff,
+        _made=_join_views(graphs),
     )
+
+
+def _join_views(graphs: Sequence[Graph]) -> dict[str, Any]:
+    """Views that every graph already has, joined: cheaper than making them of the joined graph."""
+    have = set.intersection(*(set(g._made) for g in graphs))
+    starts = np.cumsum([0] + [g.n_pairs for g in graphs])
+    begin, total = starts[:-1].tolist(), int(starts[-1])
+    joined: dict[str, Any] = {}
+    if "row_pointers" in have:
+        rows = [g.row_pointers()[:-1] + k for g, k in zip(graphs, begin, strict=True)]
+        joined["row_pointers"] = torch.cat([*rows, rows[0].new_full((1,), total)])
+    if "reverse_pairs" in have:
+        joined["reverse_pairs"] = torch.cat([g.reverse_pairs() + k for g, k in zip(graphs, begin, strict=True)])
+    if "padded" in have:
+        width = max(g.padded().shape[1] for g in graphs)
+        slots = graphs[0].padded().new_full((sum(g.n_atoms for g in graphs), width), total)
+        row = 0
+        for g, k in zip(graphs, begin, strict=True):
+            own = g.padded()
+            slots[row : row + g.n_atoms, : own.shape[1]] = torch.where(own < g.n_pairs, own + k, total)
+            row += g.n_atoms
+        joined["padded"] = slots
+    return joined
 
 
 def check_elements(structures: Sequence[Structure], elements: Sequence[int]) -> None:

@@ -1,0 +1,258 @@
+"""The loop of gradient descent: its state, one step of it, and how it is kept and continued."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import FitError
+from ..predict import predict
+from ..typing import Tensor
+from . import checkpoint, metrics, optimizers, schedule
+from .batches import Samples, in_order, shuffled
+from .ema import Average
+from .loss import Loss, residuals
+
+if TYPE_CHECKING:
+    from .recipe import FitState
+    from .stages.descend import Descend
+
+
+@dataclass
+class Position:
+    """Where a descent is: JSON of its checkpoint.
+
+    Attributes:
+        epoch, batch: the next batch.
+        step: updates so far.
+        seconds: spent so far, over all runs.
+        epoch_seconds: of them, in this epoch.
+        sums: running sums of this epoch's loss and its parts, and of the norm of the gradient.
+        best: the best validation score, and in which epoch.
+        journal: lines of the journal so far.
+        done: nothing is left to do.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    best_epoch: int = -1
+    journal: int = 0
+    done: bool = False
+
+
+class Loop:
+    """One descent: everything that changes from step to step.
+
+    Args:
+        stage: its settings.
+        state: of the fit.
+        train, valid: labeled graphs; ``valid`` may be None.
+        loss: with its unit.
+        scales: spread of the labels, for the score.
+    """
+
+    def __init__(
+        self,
+        stage: Descend,
+        state: FitState,
+        train: Samples,
+        valid: Samples | None,
+        loss: Loss,
+        scales: dict[str, float],
+    ) -> None:
+        self.stage, self.state, self.train, self.valid, self.loss, self.scales = (
+            stage,
+            state,
+            train,
+            valid,
+            loss,
+            scales,
+        )
+        self.potential = state.potential.to(state.device)
+        self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
+        self.rate = stage.learning_rate or optimizers.RATES[stage.optimizer]
+        self.optimizer = optimizers.make(stage.optimizer, self.potential, self.rate, stage.weight_decay)
+        self.average = Average(self.parameters, stage.ema)
+        self.best = {k: p.detach().clone() for k, p in self.parameters.items()}
+        self.plateau = schedule.Plateau(stage.plateau_patience)
+        self.at = Position(journal=len(state.journal.lines))
+        self._saved = time.monotonic()
+        self._clock = time.monotonic()
+
+    # ---------------------------------------------------------------------------------------------- one step
+
+    def batches(self) -> list[Any]:
+        """Those of the current epoch."""
+        return shuffled(self.train, self.stage.batch_atoms, self.stage.batch_pairs, self.state.seed, self.at.epoch)
+
+    def progress(self, n_batches: int) -> float:
+        """Share of the budget that is spent: of epochs, or of seconds where those run out first."""
+        spent = (self.at.epoch + self.at.batch / max(n_batches, 1)) / self.stage.budget(n_batches)
+        if self.stage.max_time is not None:
+            spent = max(spent, self.elapsed() / self.stage.max_time)
+        return min(spent, 1.0)
+
+    def elapsed(self) -> float:
+        """Seconds over all runs of this descent."""
+        return self.at.seconds + time.monotonic() - self._clock
+
+    def step(self, indices: Any, progress: float) -> float:
+        """One update; returns its loss.
+
+        Raises:
+            FitError: the loss or a gradient is not finite. The weights are those before the step.
+        """
+        graph, labels = self.train.batch(indices)
+        device = self.state.device
+        graph, labels = (graph, labels) if device == "cpu" else (graph.to(device), labels.to(device))
+        made = predict(self.potential, graph, labels.want(), create_graph=True)
+        self.train.learn_views(graph)
+        factor = schedule.ramp(progress, self.stage.energy_growth, self.stage.growth_start)
+        total, parts = self.loss(residuals(made, labels, graph), factor)
+        if total.requires_grad:
+            self._descend(total, schedule.factor(progress, self.stage.schedule, self.stage.warmup))
+        value = float(total.detach())
+        for name, part in {"loss": total.detach(), **parts}.items():
+            self.at.sums[name] = self.at.sums.get(name, 0.0) + float(part)
+        self.at.batch += 1
+        self.at.step += 1
+        return value
+
+    def _descend(self, total: Tensor, factor: float) -> None:
+        """Gradient, clipping by its global norm, update, average."""
+        leaves = list(self.parameters.values())
+        grads = torch.autograd.grad(total, leaves, allow_unused=True)
+        found = [g for g in grads if g is not None]
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)).double()))
+        if not math.isfinite(norm) or not math.isfinite(float(total.detach())):
+            raise FitError(self._broken(float(total.detach())))
+        if self.stage.clip is not None and norm > self.stage.clip:
+            torch._foreach_mul_(found, self.stage.clip / norm)
+        for parameter, grad in zip(leaves, grads, strict=True):
+            parameter.grad = grad
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * factor * self.plateau.factor
+        self.optimizer.step()
+        for parameter in leaves:
+            parameter.grad = None
+        self.average.update()
+        self.at.sums["gradient"] = self.at.sums.get("gradient", 0.0) + norm
+
+    def _broken(self, value: float) -> str:
+        kept = self.state.checkpoint
+        return (
+            f"The loss or its gradient is not finite (loss {value:g}) in epoch {self.at.epoch + 1}, step {self.at.step + 1}. "
+            + (f"The last good state is kept in {kept}. " if kept is not None and kept.exists() else "")
+            + f"Lower descend.learning_rate (it is {self.rate:g}), or look for absurd labels with `epot doctor data`."
+        )
+
+    # --------------------------------------------------------------------------------------------- an epoch
+
+    def finish_epoch(self, n_batches: int) -> dict[str, Any]:
+        """Evaluate with the averaged weights, keep the best, write to the journal."""
+        at = self.at
+        facts: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
+        facts |= {f"train_{k}" if k != "gradient" else "gradient_norm": v / n_batches for k, v in at.sums.items()}
+        facts["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        if self.valid is not None:
+            with self.average.applied():
+                errors = metrics.evaluate(
+                    self.potential, in_order(self.valid, 4 * self.stage.batch_atoms), self.state.device
+                )
+            score = metrics.score(errors, self.scales)
+            facts |= {f"valid_{k}": v for k, v in errors.items()} | {"score": score}
+        else:
+            score = facts["train_loss"]
+        improved = at.best is None or score < at.best
+        if improved or self.valid is None:
+            self.best = {k: v.clone() for k, v in self.average.values.items()}
+            at.best, at.best_epoch = score, at.epoch
+        if self.stage.schedule == "plateau":
+            self.plateau.update(score)
+        at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
+        facts["seconds"] = round(self.elapsed(), 3)
+        self.state.journal.write("epoch", **facts)
+        return facts
+
+    def over(self, n_batches: int) -> str | None:
+        """Why the descent ends before the next epoch; None where it goes on."""
+        at, stage = self.at, self.stage
+        if at.epoch >= stage.budget(n_batches):
+            return "all epochs are done"
+        if stage.max_time is not None and self.elapsed() >= stage.max_time:
+            return "its time is up"
+        if stage.patience is not None and self.valid is not None and at.epoch - 1 - at.best_epoch >= stage.patience:
+            return f"the validation score has not improved for {stage.patience} epochs"
+        return None
+
+    # ------------------------------------------------------------------------------------ keep and continue
+
+    def maybe_save(self, force: bool = False) -> None:
+        """Write the checkpoint if the last one is old enough."""
+        path = self.state.checkpoint
+        if path is None or not (force or time.monotonic() - self._saved >= self.stage.checkpoint_every):
+            return
+        self.save(path)
+        self._saved = time.monotonic()
+
+    def save(self, path: Path) -> None:
+        """Everything that the next step depends on."""
+        self.at.seconds, self._clock = self.elapsed(), time.monotonic()
+        self.at.journal = len(self.state.journal.lines)
+        slots, numbers = checkpoint.pack_optimizer(self.optimizer)
+        tensors = (
+            checkpoint.prefixed("model", self.potential.state_dict())
+            | checkpoint.prefixed("optimizer", slots)
+            | checkpoint.prefixed("average", self.average.values)
+            | checkpoint.prefixed("best", self.best)
+            | {"random": torch.get_rng_state()}
+        )
+        facts = {
+            "stage": self.stage.config(),
+            "position": vars(self.at),
+            "optimizer": numbers,
+            "average_steps": self.average.steps,
+            "plateau": self.plateau.state(),
+        }
+        checkpoint.save(path, tensors, facts)
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one; what an interrupted run wrote past it is forgotten.
+
+        Raises:
+            FitError: the checkpoint is damaged or of other settings.
+        """
+        path = self.state.checkpoint
+        found = None if path is None else checkpoint.load(path)
+        if found is None:
+            return False
+        tensors, facts = found
+        try:
+            self.potential.load_state_dict(checkpoint.under("model", tensors))
+            checkpoint.unpack_optimizer(self.optimizer, checkpoint.under("optimizer", tensors), facts["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as why:
+            raise FitError(f"{path} does not belong to this fit ({why}). Use another folder.") from why
+        self.average.values = {k: v.to(self.state.device) for k, v in checkpoint.under("average", tensors).items()}
+        self.average.steps = facts["average_steps"]
+        self.best = {k: v.to(self.state.device) for k, v in checkpoint.under("best", tensors).items()}
+        self.plateau.restore(facts["plateau"])
+        self.at = Position(**facts["position"])
+        torch.set_rng_state(tensors["random"])
+        self.state.journal.truncate(self.at.journal)
+        return True
+
+    @torch.no_grad()
+    def use_best(self) -> None:
+        """Put the best averaged weights into the potential."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.best[name])

@@ -1,0 +1,229 @@
+"""Optimizers: AdamW, Muon for matrices with AdamW for the rest, and SOAP; and which weights may decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..typing import Tensor
+
+Name = Literal["adamw", "muon", "soap"]
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton-Schulz iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+RATES: dict[str, float] = {"adamw": 1e-3, "muon": 1e-3, "soap": 1e-3}
+
+
+def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of a potential's trainable parameters.
+
+    Args:
+        name: ``"adamw"``, ``"muon"`` or ``"soap"``.
+        potential: only parameters that require a gradient are taken.
+        lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all.
+        weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
+    """
+    matrices, others = split(potential)
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": weight_decay, "matrix": True},
+        {"params": others, "weight_decay": 0.0, "matrix": False},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=True)
+    return (Muon if name == "muon" else Soap)(groups, lr=lr)
+
+
+def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Matrices that mix features (they may decay, and Muon turns them), and everything else.
+
+    Embeddings are tables of vectors, not maps between spaces; biases, norms and readouts are vectors.
+    """
+    tables = {id(p) for m in potential.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    matrices, others = [], []
+    for name, parameter in potential.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_table = id(parameter) in tables or "embed" in name.rsplit(".", 1)[-1]
+        (others if parameter.dim() != 2 or min(parameter.shape) == 1 or is_table else matrices).append(parameter)
+    return matrices, others
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Nearly ``U V^T`` of each matrix ``U S V^T``: singular values are brought to about 0.7 to 1.2.
+
+    Args:
+        matrices: ``(..., rows, columns)``.
+        steps: of the Newton-Schulz iteration.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).clamp(min=1e-30)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class _MatrixOptimizer(torch.optim.Optimizer):
+    """AdamW for groups with ``matrix=False``; a subclass says what to do with the others."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "matrix": False}
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One update from the gradients that are there."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+            if group["matrix"]:
+                self._matrices(parameters, group)
+            else:
+                self._adam(parameters, group)
+
+    def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        raise RuntimeError("a subclass says how matrices are updated")
+
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        grads = [p.grad for p in parameters]
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state["steps"] = 0
+                state["mean"], state["square"] = torch.zeros_like(p), torch.zeros_like(p)
+            state["steps"] += 1
+        steps = self.state[parameters[0]]["steps"]
+        means = [self.state[p]["mean"] for p in parameters]
+        squares = [self.state[p]["square"] for p in parameters]
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        scale = torch._foreach_sqrt(squares)
+        torch._foreach_div_(scale, math.sqrt(1 - beta2**steps))
+        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_addcdiv_(parameters, means, scale, -group["lr"] / (1 - beta1**steps))
+
+
+class Muon(_MatrixOptimizer):
+    """Momentum, orthogonalized (Jordan et al. 2024), for matrices; AdamW for the rest.
+
+    An update of shape ``(rows, columns)`` is scaled by ``0.2 sqrt(max(rows, columns))``, which gives it the root mean
+    square of an AdamW update (Liu et al. 2025, https://arxiv.org/abs/2502.16982, equation 4).
+
+    Args:
+        groups: with ``matrix`` True for those that Muon takes.
+        lr: learning rate of all.
+        momentum: of the matrices, with Nesterov's look ahead.
+        betas, eps: of AdamW.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(groups, lr, betas, eps)
+        self.momentum = momentum
+
+    def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        shapes: dict[tuple[int, ...], list[Tensor]] = {}
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state["mean"] = torch.zeros_like(p)
+            state["mean"].lerp_(p.grad, 1 - self.momentum)  # type: ignore[arg-type]
+            shapes.setdefault(tuple(p.shape), []).append(p)
+        for shape, same in shapes.items():  # matrices of one shape are turned together
+            ahead = torch.stack([p.grad.lerp(self.state[p]["mean"], self.momentum) for p in same])  # type: ignore[union-attr]
+            scale = 0.2 * math.sqrt(max(shape))
+            for p, update in zip(same, orthogonalize(ahead).unbind(0), strict=True):
+                p.add_(update, alpha=-group["lr"] * scale)
+
+
+class Soap(_MatrixOptimizer):
+    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, https://arxiv.org/abs/2409.11321).
+
+    Args:
+        groups: with ``matrix`` True for those that are preconditioned; AdamW takes the rest.
+        lr: learning rate of all.
+        betas, eps: of Adam, in the rotated space too.
+        every: steps between updates of the eigenbasis (one power iteration and a QR decomposition).
+        largest: a side of a matrix longer than this is not rotated.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.95, 0.95),
+        eps: float = 1e-8,
+        every: int = 10,
+        largest: int = 1024,
+    ) -> None:
+        super().__init__(groups, lr, betas, eps)
+        self.every, self.largest = every, largest
+
+    def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for p in parameters:
+            self._one(p, group)
+
+    def _one(self, p: Tensor, group: dict[str, Any]) -> None:
+        grad, state = p.grad, self.state[p]
+        assert grad is not None
+        if not state:  # the first gradient only sets the eigenbasis
+            state["steps"] = 0
+            state["mean"], state["square"] = torch.zeros_like(p), torch.zeros_like(p)
+            for side, size in zip("lr", p.shape, strict=True):
+                if size <= self.largest:
+                    gram = grad @ grad.mT if side == "l" else grad.mT @ grad
+                    state[side] = (1 - group["betas"][1]) * gram
+                    state["q" + side] = torch.linalg.eigh(gram)[1].flip(-1).contiguous()
+            return
+        beta1, beta2 = group["betas"]
+        state["steps"] += 1
+        turned = _turn(grad, state)
+        state["mean"].lerp_(grad, 1 - beta1)
+        state["square"].mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
+        steps = state["steps"]
+        scale = state["square"].sqrt().div_(math.sqrt(1 - beta2**steps)).add_(group["eps"])
+        update = _turn(_turn(state["mean"], state) / scale, state, back=True)
+        p.add_(update, alpha=-group["lr"] / (1 - beta1**steps))
+        for side in "lr":
+            if side in state:
+                gram = grad @ grad.mT if side == "l" else grad.mT @ grad
+                state[side].lerp_(gram, 1 - beta2)
+        if steps % self.every == 0:
+            _refresh(state)
+
+
+def _turn(x: Tensor, state: dict[str, Any], back: bool = False) -> Tensor:
+    """Into the eigenbasis ``Q_L^T X Q_R``, or back."""
+    if "ql" in state:
+        x = (state["ql"] if back else state["ql"].mT) @ x
+    if "qr" in state:
+        x = x @ (state["qr"].mT if back else state["qr"])
+    return x
+
+
+def _refresh(state: dict[str, Any]) -> None:
+    """One power iteration toward the eigenbasis of each side, sorted; second moments follow their columns."""
+    for axis, side in enumerate("lr"):
+        if side not in state:
+            continue
+        gram, basis = state[side], state["q" + side]
+        order = torch.einsum("ik,ij,jk->k", basis, gram, basis).argsort(descending=True)
+        state["square"] = state["square"].index_select(axis, order)
+        state["q" + side] = torch.linalg.qr(gram @ basis.index_select(1, order))[0]

@@ -1,0 +1,251 @@
+"""Gradient descent on errors of energies, forces and stress."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ...errors import ConfigError, FitError
+from ...progress import Bar, bar
+from ..batches import Samples
+from ..loop import Loop
+from ..loss import Kind as LossKind
+from ..loss import Loss
+from ..optimizers import Name as OptimizerName
+from ..recipe import FitState, Stage, offsets_of
+from ..schedule import Kind as ScheduleKind
+from .offsets import Baseline, baseline, spreads
+
+TARGETS = ("energy", "forces", "stress")
+
+
+class Descend(Stage):
+    """Fits every trainable parameter by gradient descent; keeps the averaged weights of the best epoch.
+
+    Args:
+        epochs: passes over the training structures; None for about 20 000 steps.
+        max_time: seconds; where given, the schedule ends with them (and the run is as long on any machine, but its
+            numbers depend on the machine's speed).
+        batch_atoms: structures are packed into batches of at most so many atoms.
+        batch_pairs: and at most so many neighbor pairs; None for no limit.
+        optimizer: ``"muon"``, ``"soap"`` or ``"adamw"`` (compared in ``benchmarks/optimizers.py``).
+        learning_rate: at the top of the schedule; None for the optimizer's own.
+        weight_decay: decoupled, on matrices only.
+        schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"`` (halved
+            where the validation score stops improving) or ``"constant"``.
+        warmup: share of the budget over which the rate rises.
+        plateau_patience: epochs, for ``schedule="plateau"``.
+        loss: ``"norm"``, ``"huber"`` or ``"mse"`` (:class:`epot.fit.loss.Loss`).
+        delta: of the Huber loss, in units of the root mean square force of the training structures.
+        energy_weight, forces_weight, stress_weight: of the errors of energies per atom, forces, and virials per atom.
+        energy_growth: what the weight of the energies has grown by at the end.
+        growth_start: share of the budget from which it grows.
+        ema: decay of the average of the weights; 0 for none.
+        clip: largest norm of a gradient; None for no limit.
+        patience: stop when the validation score has not improved for so many epochs; None never stops early.
+        targets: which labels are used; None for all that the training structures have.
+        checkpoint_every: seconds.
+        memory: GB that cached graphs may take; what does not fit is built anew in each epoch.
+        tensorboard: write events for TensorBoard into the run's folder.
+
+    Raises:
+        ConfigError: a value is impossible.
+    """
+
+    rank: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        epochs: int | None = None,
+        max_time: float | None = None,
+        batch_atoms: int = 256,
+        batch_pairs: int | None = None,
+        optimizer: OptimizerName = "muon",
+        learning_rate: float | None = None,
+        weight_decay: float = 1e-4,
+        schedule: ScheduleKind = "linear",
+        warmup: float = 0.02,
+        plateau_patience: int = 25,
+        loss: LossKind = "norm",
+        delta: float = 0.01,
+        energy_weight: float = 1.0,
+        forces_weight: float = 1.0,
+        stress_weight: float = 1.0,
+        energy_growth: float = 1.0,
+        growth_start: float = 0.5,
+        ema: float = 0.999,
+        clip: float | None = 10.0,
+        patience: int | None = None,
+        targets: Sequence[str] | None = None,
+        checkpoint_every: float = 30.0,
+        memory: float = 2.0,
+        tensorboard: bool = False,
+    ) -> None:
+        self.epochs, self.max_time, self.batch_atoms, self.batch_pairs = epochs, max_time, batch_atoms, batch_pairs
+        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.schedule, self.warmup, self.plateau_patience = schedule, warmup, plateau_patience
+        self.loss, self.delta = loss, delta
+        self.energy_weight, self.forces_weight, self.stress_weight = energy_weight, forces_weight, stress_weight
+        self.energy_growth, self.growth_start, self.ema, self.clip = energy_growth, growth_start, ema, clip
+        self.patience, self.targets = patience, None if targets is None else list(targets)
+        self.checkpoint_every, self.memory, self.tensorboard = checkpoint_every, memory, tensorboard
+        self._refuse()
+
+    def _refuse(self) -> None:
+        positive = (
+            "epochs",
+            "max_time",
+            "batch_atoms",
+            "batch_pairs",
+            "learning_rate",
+            "delta",
+            "clip",
+            "patience",
+            "memory",
+        )
+        for name in (*positive, "energy_growth"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"Descend.{name} is {value!r}; it must be above 0.")
+        for name in ("energy_weight", "forces_weight", "stress_weight", "weight_decay", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"Descend.{name} is {getattr(self, name)!r}; it cannot be negative.")
+        for name in ("warmup", "growth_start", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"Descend.{name} is {getattr(self, name)!r}; it must be at least 0 and below 1.")
+
+    def budget(self, n_batches: int) -> int:
+        """Epochs: as given, or what comes to about 20 000 steps (10 to 1000)."""
+        if self.epochs is not None:
+            return self.epochs
+        return 1_000_000 if self.max_time is not None else int(np.clip(round(20_000 / max(n_batches, 1)), 10, 1000))
+
+    def check(self, state: FitState) -> None:
+        """Whether there is something to train on, and to train.
+
+        Raises:
+            FitError: no trainable parameter, or no usable label.
+        """
+        if not any(p.requires_grad for p in state.potential.parameters()):
+            raise FitError("Descend has nothing to train: no parameter of the potential requires a gradient.")
+        if not self.used_targets(state):
+            raise FitError(f"Descend found no label among {', '.join(TARGETS)} that has a weight above 0.")
+        if self.tensorboard:
+            _writer_class()
+
+    def used_targets(self, state: FitState) -> list[str]:
+        """Labels that exist and have a weight."""
+        wanted = self.targets or TARGETS
+        weights = dict(zip(TARGETS, (self.energy_weight, self.forces_weight, self.stress_weight), strict=True))
+        return [t for t in TARGETS if t in wanted and weights[t] > 0 and state.train.has(t).any()]
+
+    def run(self, state: FitState) -> None:
+        """Train, or continue an interrupted training."""
+        with torch.random.fork_rng(devices=[]):  # a potential may draw random numbers: leave the caller's state alone
+            torch.manual_seed(state.seed)
+            self._run(state)
+
+    def _run(self, state: FitState) -> None:
+        loop = self._prepare(state)
+        resumed = loop.resume()
+        n_batches = len(loop.batches())
+        if not resumed:
+            facts = {"structures": len(loop.train), "cached": loop.train.n_cached, "batches": n_batches}
+            state.journal.write("descend", **facts, parameters=sum(p.numel() for p in loop.parameters.values()))
+        total = self.budget(n_batches) if self.max_time is None else None
+        with bar("Training", total) as shown, self._events(state) as log:
+            if total is not None:
+                shown.advance(loop.at.epoch)
+            why = "it was complete" if loop.at.done else self._train(loop, shown, log, total is not None)
+        loop.use_best()
+        if not loop.at.done:
+            loop.at.done = True
+            state.journal.write(
+                "descended", why=why, best_epoch=loop.at.best_epoch + 1, score=loop.at.best, steps=loop.at.step
+            )
+            loop.maybe_save(force=True)
+
+    def _prepare(self, state: FitState) -> Loop:
+        offsets = offsets_of(state.potential)
+        energies = np.zeros(120) if offsets is None else offsets.energies.cpu().numpy()
+        has_base = baseline(state.potential, state.train, state.device)
+        scales = spreads(
+            state.train, energies, has_base if has_base.forces is not None else Baseline(has_base.energy, None, None)
+        )
+        targets = self.used_targets(state)
+        scales = {k: v for k, v in scales.items() if k.replace("virial", "stress") in targets}
+        unit = scales.get("forces") or scales.get("energy") or 1.0
+        loss = Loss(self.energy_weight, self.forces_weight, self.stress_weight, self.loss, self.delta, unit)
+        cutoff, elements = state.potential.cutoff, state.potential.elements
+        graphs = lambda data, label: Samples(  # noqa: E731
+            data, cutoff, targets=targets, elements=elements, memory=self.memory * 1e9, label=label
+        )
+        train = graphs(state.train, "Neighbors (train)")
+        valid = graphs(state.valid, "Neighbors (valid)") if state.valid is not None and len(state.valid) else None
+        return Loop(self, state, train, valid, loss, scales)
+
+    def _train(self, loop: Loop, shown: Bar, log: Any, known: bool) -> str:
+        """Epochs until one of the reasons to end; returns it."""
+        batches = loop.batches()
+        while (why := loop.over(len(batches))) is None or loop.at.batch:
+            batches = loop.batches()
+            while loop.at.batch < len(batches):
+                progress = loop.progress(len(batches))
+                if self.max_time is not None and loop.elapsed() >= self.max_time and loop.at.step:
+                    break
+                value = loop.step(batches[loop.at.batch], progress)
+                if loop.at.step % 10 == 0:
+                    shown.note(f"epoch {loop.at.epoch + 1}  loss {value:.3g}{self._left(loop)}")
+                if loop.at.batch < len(batches):
+                    loop.maybe_save()
+            facts = loop.finish_epoch(max(loop.at.batch, 1))
+            loop.maybe_save()
+            shown.advance(1 if known else 0)
+            shown.note(_line(facts) + self._left(loop))
+            if log is not None:
+                _log(log, facts)
+        return why
+
+    def _left(self, loop: Loop) -> str:
+        return "" if self.max_time is None else f"  {max(self.max_time - loop.elapsed(), 0):.0f} s left"
+
+    @contextlib.contextmanager
+    def _events(self, state: FitState) -> Iterator[Any]:
+        if not self.tensorboard or state.folder is None:
+            yield None
+            return
+        writer = _writer_class()(str(state.folder / "tensorboard"))
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def _writer_class() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "descend.tensorboard needs TensorBoard: pip install 'epot[track]', or leave it off."
+        ) from None
+    return SummaryWriter
+
+
+def _log(writer: Any, facts: dict[str, Any]) -> None:
+    for name, value in facts.items():
+        if isinstance(value, float):
+            writer.add_scalar(name, value, facts["step"], walltime=time.time())
+
+
+def _line(facts: dict[str, Any]) -> str:
+    """What a person wants to see of an epoch, in meV."""
+    shown = [f"epoch {facts['epoch']}", f"loss {facts['train_loss']:.3g}"]
+    for name, unit in (("energy", "meV/atom"), ("forces", "meV/Å")):
+        if f"valid_{name}_mae" in facts:
+            shown.append(f"{name} MAE {1000 * facts[f'valid_{name}_mae']:.2f} {unit}")
+    return "  ".join(shown)
