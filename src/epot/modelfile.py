@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import safetensors.torch
 import torch
 
 from .errors import ConfigError, ModelFileError
+from .files import write_atomic
 from .potential import Potential, make
 from .typing import Tensor
 
@@ -46,32 +46,7 @@ def save(path: str | os.PathLike, potential: Potential, about: Mapping[str, Any]
     }
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in potential.state_dict().items()}
     payload = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header, ensure_ascii=False)})
-    return write_atomic(path, payload)
-
-
-def write_atomic(path: str | os.PathLike, payload: bytes) -> Path:
-    """Write beside, flush to the disk, then rename: a kill or a full disk leaves the previous file as it was.
-
-    Raises:
-        ModelFileError: the payload could not be written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(payload)
-                out.flush()
-                os.fsync(out.fileno())
-            os.chmod(beside, 0o644)
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
-    except OSError as why:
-        raise ModelFileError(f"{path} could not be written ({why}); the previous file, if any, is untouched.") from why
-    return path
+    return write_atomic(path, payload, error=ModelFileError)
 
 
 def load(path: str | os.PathLike, device: str = "cpu") -> tuple[Potential, dict[str, Any]]:
