@@ -1,6 +1,7 @@
 """Chemical symbols and numbers, without importing ASE."""
 
 from collections.abc import Iterable
+from operator import index
 
 from .errors import ConfigError
 
@@ -20,10 +21,15 @@ def to_number(element: str | int) -> int:
     Raises:
         ConfigError: there is no such element.
     """
-    if isinstance(element, str) and element in NUMBERS:
-        return NUMBERS[element]
-    if not isinstance(element, str) and 0 < int(element) < N_ELEMENTS:
-        return int(element)
+    if isinstance(element, str):
+        number = NUMBERS.get(element, 0)
+    else:
+        try:
+            number = index(element)
+        except TypeError:  # 6.5 is not an element, and neither is None
+            number = 0
+    if 0 < number < N_ELEMENTS:
+        return number
     raise ConfigError(f"{element!r} is not a chemical element; give a symbol ('Si') or an atomic number (14).")
 
 

@@ -66,7 +66,8 @@ class Potential(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults."""
         defaults = {k: p.default for k, p in inspect.signature(type(self).__init__).parameters.items()}
-        return ", ".join(f"{k}={v!r}" for k, v in self.config().items() if k != "name" and v != defaults.get(k))
+        given = {k: getattr(self, k, None) for k in registry.parameters(type(self))}
+        return ", ".join(f"{k}={v!r}" for k, v in given.items() if v != defaults.get(k))
 
 
 class Sum(Potential):

@@ -93,13 +93,15 @@ def predict(
     Raises:
         ConfigError: ``want`` holds an unknown word.
         ModelError: stress of a structure that is not periodic along all three axes; a Hessian of
-            several structures; ``members`` of a potential that has none.
+            several structures; ``members`` of a potential that has none; a graph that lacks pairs
+            within the potential's cutoff.
     """
     want = set(want)
     for word in want - set(WANTS):
         raise ConfigError(f"{word!r} cannot be predicted; {nearest(word, WANTS)}")
     if "stress" in want:
         refuse_open_stress(graph)
+    graph = _with_pairs_of(potential, graph)
     if not want & {"forces", "stress", "virial", "atom_virials", "hessian"}:
         with torch.set_grad_enabled(create_graph):
             out = potential(graph)
@@ -113,6 +115,16 @@ def predict(
         members = _members(graph, leaves, out, want) if "members" in want else None
     made = _finish(graph, out, want, found, members)._replace(hessian=hessian)
     return made if create_graph else made.detach()
+
+
+def _with_pairs_of(potential: Potential, graph: Graph) -> Graph:
+    """The graph with the pairs that the potential looks at: a graph with a skin holds more."""
+    if graph.cutoff < potential.cutoff:
+        raise ModelError(
+            f"The potential looks {potential.cutoff} Å far but the graph has pairs up to {graph.cutoff} Å only: "
+            "build the graph with the potential's cutoff, or a longer one."
+        )
+    return graph.within(potential.cutoff)
 
 
 def refuse_open_stress(graph: Graph) -> None:

@@ -7,6 +7,7 @@ of its constructor: the same keys in Python, YAML, on the command line and in a 
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import types
@@ -42,6 +43,8 @@ def get(name: str) -> type:
     Raises:
         ConfigError: no model or term has this name; the nearest one is named.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"The name of a model is a word; it was given {name!r}.")
     for folder in FOLDERS:
         if name in names(folder):
             spec = f"{folder}.{name}"

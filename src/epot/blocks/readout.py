@@ -28,7 +28,7 @@ class LinearReadout(nn.Module):
     def __init__(self, n_features: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_features))
-        nn.init.uniform_(self.weight, -(n_features**-0.5), n_features**-0.5)
+        nn.init.uniform_(self.weight, -(max(n_features, 1) ** -0.5), max(n_features, 1) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(())) if bias else None
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("precision", torch.zeros(0))

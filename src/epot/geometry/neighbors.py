@@ -4,7 +4,7 @@ import numpy as np
 from vesin import NeighborList
 
 from ..data.structure import Structure
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 
 CLOSEST = 1e-3  # Å: atoms nearer than this are at one place
 
@@ -30,17 +30,20 @@ def neighbor_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, np.
 
     Args:
         structure: any mixture of periodic and open axes; cells may be smaller than the cutoff, or skewed.
-        cutoff: Å.
+        cutoff: Å; zero for no pairs.
 
     Returns:
         ``i (pairs,)`` int64, ``j (pairs,)`` int64, ``S (pairs, 3)`` int32.
 
     Raises:
         DataError: two atoms are at one place, or the periodic cell vectors are linearly dependent.
+        ConfigError: the cutoff is negative or not finite.
     """
+    if not 0 <= cutoff < np.inf:
+        raise ConfigError(f"A cutoff is a length in Å, finite and not negative; it was given {cutoff}.")
     n = len(structure)
     pbc = structure.pbc
-    if n == 0 or (n == 1 and not pbc.any()):
+    if n == 0 or cutoff == 0 or (n == 1 and not pbc.any()):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int32)
     cell = complete_cell(structure.cell, pbc)
     lengths = np.linalg.norm(cell, axis=1)
