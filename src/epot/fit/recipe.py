@@ -32,6 +32,8 @@ class FitState:
         journal: what happened.
         about: JSON that travels in the model file (calibration, domain, training facts).
         stage: position in the list of stages of the one that runs; it names its checkpoints.
+        factor: upper triangular R of the last closed-form solve, ``(weights, weights)``: the posterior covariance of the
+            readout's weights is ``R^-1 R^-T``; None before.
     """
 
     potential: Potential
@@ -43,6 +45,7 @@ class FitState:
     journal: Journal = field(default_factory=Journal)
     about: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
+    factor: Any = None
 
     def note(self, text: str) -> None:
         """Tell the user something worth knowing: in the journal, and on standard error unless it is silenced."""

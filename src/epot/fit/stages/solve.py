@@ -1,0 +1,324 @@
+"""Solve for the weights of a linear readout in closed form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from ...blocks.design import Design
+from ...blocks.readout import LinearReadout
+from ...data.structure import Structure
+from ...errors import ConfigError, FitError, LabelError
+from ...geometry.graph import Graph, build
+from ...predict import Prediction, predict
+from ...progress import bar
+from ...typing import Tensor
+from ..design import design, learned_term
+from ..recipe import FitState, Stage
+
+BATCH = 64
+"""Atoms whose rows are made together, at least."""
+
+
+class Sigmas(NamedTuple):
+    """How exactly labels are to be met: eV/atom, eV/Å, eV/atom."""
+
+    energy: float
+    forces: float
+    virial: float
+
+
+class Solve(Stage):
+    """Linear least squares with a Gaussian prior: the weights of a GAP, of a ridge model or of a network's last layer.
+
+    With rows K of energies, forces and virials, targets y less what the other terms say, and the prior precision
+    ``P = L L^T`` (``K_MM`` for a sparse Gaussian process),
+
+        w = argmin |Sigma^-1/2 (K w - y)|^2 + |L^T w|^2
+
+    by a QR decomposition of the stacked rows (Foster et al., J. Mach. Learn. Res. 10, 857 (2009); Bartok and Csanyi,
+    Int. J. Quantum Chem. 115, 1051 (2015)): the normal equations would square the condition number. Rows are made and
+    folded into the triangular factor block by block, so memory is that of a few factors, whatever the number of structures.
+
+    Args:
+        energy_sigma: eV per atom; the sigma of a structure's energy is this times the square root of its atoms.
+        force_sigma: eV/Å.
+        virial_sigma: eV per atom, for the virial (stress times volume), times the square root of the atoms.
+        config_type_sigma: other values for groups of structures:
+            ``{"liquid": {"energy": 0.01, "forces": 0.2, "virial": 0.1}}``; what is not given keeps its default.
+        jitter: added to the diagonal of the prior precision, relative to its mean: sparse points that are nearly the same
+            make it singular in double precision.
+        prior: precision of the weights where the readout sets none (a ridge).
+
+    Raises:
+        ConfigError: a sigma, the jitter or the prior is not positive, or a key of ``config_type_sigma`` is unknown.
+    """
+
+    rank: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        energy_sigma: float = 0.001,
+        force_sigma: float = 0.05,
+        virial_sigma: float = 0.05,
+        config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
+        jitter: float = 1e-10,
+        prior: float = 1.0,
+    ) -> None:
+        self.energy_sigma, self.force_sigma, self.virial_sigma = energy_sigma, force_sigma, virial_sigma
+        self.config_type_sigma = None if config_type_sigma is None else {k: dict(v) for k, v in config_type_sigma.items()}
+        self.jitter, self.prior = jitter, prior
+        given = {"energy_sigma": energy_sigma, "force_sigma": force_sigma, "virial_sigma": virial_sigma, "prior": prior}
+        for kind, values in (self.config_type_sigma or {}).items():
+            for key, value in values.items():
+                if key not in Sigmas._fields:
+                    raise ConfigError(
+                        f"Solve.config_type_sigma[{kind!r}] has the key {key!r}; expected energy, forces or virial."
+                    )
+                given[f"config_type_sigma[{kind!r}][{key!r}]"] = value
+        for name, value in given.items():
+            if not value > 0:
+                raise ConfigError(
+                    f"Solve.{name} is {value}; it is the error that is tolerated and must be above 0. "
+                    "A label that should not be fitted is left out of the data instead."
+                )
+        if jitter < 0:
+            raise ConfigError(f"Solve.jitter is {jitter}; it must not be negative.")
+
+    def check(self, state: FitState) -> None:
+        """Whether there is something to solve for and something to solve it with.
+
+        Raises:
+            FitError: no linear readout.
+            LabelError: labels that are not finite, or none at all.
+        """
+        learned_term(state.potential)
+        bad = [(s.source or f"structure {k}", p) for k, s in enumerate(state.train) for p in s.problems()]
+        if bad:
+            raise LabelError(f"{len(bad)} labels are not finite (first: {bad[0][0]}: {bad[0][1]}). Drop those structures.")
+        if not any(s.energy is not None or s.forces is not None or s.stress is not None for s in state.train):
+            raise LabelError("No training structure has energy, forces or stress: there is nothing to fit to.")
+
+    def sigmas(self, structure: Structure) -> Sigmas:
+        """The tolerated errors of one structure, without the square root of its atoms."""
+        own = (self.config_type_sigma or {}).get(structure.config_type or "", {})
+        return Sigmas(self.energy_sigma, self.force_sigma, self.virial_sigma)._replace(**own)
+
+    def run(self, state: FitState) -> None:
+        """Set the readout's weights, and ``state.factor`` for a posterior."""
+        start = time.monotonic()
+        readout = learned_term(state.potential).readout
+        kept = (readout.weight.detach().clone(), None if readout.bias is None else readout.bias.detach().clone())
+        members, readout.member_weights = readout.member_weights, readout.member_weights[:, :0]
+        try:
+            with torch.no_grad():
+                readout.weight.zero_()
+                if readout.bias is not None:
+                    readout.bias.zero_()
+            system = Triangle(prior_rows(readout, self.jitter, self.prior))
+            with bar("solving for the weights", len(state.train)) as shown:
+                for structures in batches(state.train):
+                    system.add(*self._rows(state, structures))
+                    shown.advance(len(structures))
+            solution = system.solve()
+            if not bool(torch.isfinite(solution).all()):
+                raise FitError(
+                    "The linear system is singular: raise Solve.jitter (now "
+                    f"{self.jitter}; 1e-8 is common), or choose fewer sparse points."
+                )
+            set_weights(readout, solution)
+        except BaseException:
+            restore(readout, kept, members)
+            raise
+        width = 0 if readout.bias is None else 1
+        state.factor = system.factor()[width:, width:].clone()
+        self._report(state, system, time.monotonic() - start)
+
+    def _rows(self, state: FitState, structures: list[Structure]) -> tuple[Tensor, Tensor]:
+        """Weighted rows and targets of a few structures."""
+        potential = state.potential
+        graph = build(structures, potential.cutoff, elements=potential.elements, device=state.device)
+        forces = any(s.forces is not None for s in structures)
+        virial = any(s.stress is not None for s in structures)
+        want = ["energy"] + ["forces"] * forces + ["virial"] * virial
+        fixed = predict(potential, graph, want)
+        made = design(potential, graph, forces=forces, virial=virial)
+        readout = learned_term(potential).readout
+        made = with_bias(made, graph, readout)
+        picks, targets, weights = self._labels(structures, fixed)
+        parts = {"energy": made.energy, "forces": made.forces, "virial": made.virial}
+        blocks, values = [], []
+        for name, rows in parts.items():
+            if rows is None or not len(picks[name]):
+                continue
+            rows = rows.reshape(-1, rows.shape[-1])[torch.from_numpy(picks[name])]
+            weight = torch.from_numpy(weights[name])[:, None]
+            blocks.append(rows.cpu() * weight)
+            values.append(torch.from_numpy(targets[name]) * weight[:, 0])
+        if not blocks:
+            return made.energy[:0].cpu(), made.energy.new_zeros(0).cpu()
+        return torch.cat(blocks), torch.cat(values)
+
+    def _labels(self, structures: list[Structure], fixed: Prediction) -> tuple[dict[str, np.ndarray], ...]:
+        """Which rows have labels, what they are less the fixed part, and one over their sigmas."""
+        picks: dict[str, list] = {"energy": [], "forces": [], "virial": []}
+        targets: dict[str, list] = {"energy": [], "forces": [], "virial": []}
+        weights: dict[str, list] = {"energy": [], "forces": [], "virial": []}
+
+        def put(name: str, first: int, rows: Any, values: np.ndarray, sigma: float) -> None:
+            rows = np.asarray(rows)
+            picks[name].append(first + rows)
+            targets[name].append(values)
+            weights[name].append(np.full(len(rows), 1 / sigma))
+
+        atom = 0
+        for k, s in enumerate(structures):
+            sigma, root, n = self.sigmas(s), np.sqrt(max(len(s), 1)), len(s)
+            if s.energy is not None:
+                put("energy", k, [0], np.array([s.energy - float(fixed.energy[k])]), sigma.energy * root)
+            if s.forces is not None and fixed.forces is not None:
+                left = s.forces - fixed.forces[atom : atom + n].cpu().numpy()
+                put("forces", 3 * atom, np.arange(3 * n), left.ravel(), sigma.forces)
+            if s.stress is not None and fixed.virial is not None:
+                left = -s.stress * s.volume - fixed.virial[k].cpu().numpy()
+                upper = np.array([0, 1, 2, 4, 5, 8])
+                put("virial", 9 * k, upper, ((left + left.T) / 2).ravel()[upper], sigma.virial * root)
+            atom += n
+        join = lambda d: {n: np.concatenate(v) if v else np.zeros(0) for n, v in d.items()}  # noqa: E731
+        return {n: v.astype(np.int64) for n, v in join(picks).items()}, join(targets), join(weights)
+
+    def _report(self, state: FitState, system: Triangle, seconds: float) -> None:
+        facts = {
+            "weights": system.size,
+            "rows": system.rows,
+            "condition": system.condition(),
+            "weighted_rms": system.residual(),
+            "energy_sigma": self.energy_sigma,
+            "force_sigma": self.force_sigma,
+            "virial_sigma": self.virial_sigma,
+            "seconds": round(seconds, 2),
+        }
+        state.about.setdefault("fit", {})["solve"] = facts
+        state.journal.write("solve", **facts)
+
+
+class Triangle:
+    """The triangular factor of ``[rows | targets]``, to which more rows can be added.
+
+    Args:
+        prior: ``(size, size)``, upper triangular: the first rows, with targets of zero.
+    """
+
+    def __init__(self, prior: Tensor) -> None:
+        self.size = len(prior)
+        self.rows = 0
+        self._factor = torch.nn.functional.pad(prior, (0, 1))
+        self._waiting: list[Tensor] = []
+        self._waits = 0
+
+    def add(self, rows: Tensor, targets: Tensor) -> None:
+        """Rows ``(n, size)`` and targets ``(n,)``, already divided by their sigmas."""
+        if not bool(torch.isfinite(rows).all() and torch.isfinite(targets).all()):
+            raise FitError("Rows of the linear system are not finite: look at the structures with `epot doctor data`.")
+        self._waiting.append(torch.cat([rows, targets[:, None]], 1))
+        self._waits += len(rows)
+        self.rows += len(rows)
+        if self._waits >= max(2 * self.size, 512):
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._waiting:
+            stacked = torch.cat([self._factor, *self._waiting])
+            self._waiting, self._waits = [], 0
+            self._factor = torch.linalg.qr(stacked, mode="r").R
+
+    def factor(self) -> Tensor:
+        """``R`` with ``R^T R = rows^T rows + prior``, ``(size, size)``."""
+        self._fold()
+        return self._factor[: self.size, : self.size]
+
+    def solve(self) -> Tensor:
+        """The weights, ``(size,)``."""
+        r = self.factor()
+        return torch.linalg.solve_triangular(r, self._factor[: self.size, self.size :], upper=True)[:, 0]
+
+    def condition(self) -> float:
+        """Ratio of the largest and smallest diagonal element of the factor: a lower bound of the condition number."""
+        diagonal = self.factor().diagonal().abs()
+        return float(diagonal.max() / diagonal.min().clamp(min=1e-300))
+
+    def residual(self) -> float:
+        """Root mean square of all residuals over their sigmas, with the prior's: about 1 where sigmas are the errors."""
+        self._fold()
+        left = float(self._factor[self.size, self.size].abs()) if len(self._factor) > self.size else 0.0
+        return left / max(self.rows, 1) ** 0.5
+
+
+def prior_rows(readout: LinearReadout, jitter: float, ridge: float) -> Tensor:
+    """``L^T`` of the prior precision ``L L^T``, with a column for the bias (nearly free) in front where there is one.
+
+    Raises:
+        FitError: the precision is not positive definite, even with the jitter.
+    """
+    size = len(readout.weight)
+    precision = readout.precision.detach().double().cpu()
+    if precision.dim() == 2:
+        lift = jitter * float(precision.diagonal().mean())
+        lower, info = torch.linalg.cholesky_ex(precision + lift * torch.eye(size, dtype=torch.float64))
+        if int(info) != 0:
+            raise FitError(
+                f"The kernel matrix of the {size} sparse points is singular (at point {int(info)}): some are the same, or nearly. "
+                f"Raise Solve.jitter (now {jitter}; 1e-8 is common) or choose fewer sparse points."
+            )
+        upper = lower.T.contiguous()
+    else:
+        diagonal = precision if len(precision) else torch.full((size,), ridge, dtype=torch.float64)
+        upper = torch.diag(diagonal.sqrt())
+    if readout.bias is None:
+        return upper
+    return torch.block_diag(torch.full((1, 1), 1e-6, dtype=torch.float64), upper)
+
+
+def with_bias(made: Design, graph: Graph, readout: LinearReadout) -> Design:
+    """Rows of what the readout makes of the features: its scale, and a column for its bias in front."""
+    scale = float(readout.scale)
+    energy = made.energy.double()
+    parts = [None if rows is None else rows.double() for rows in (made.forces, made.virial)]
+    if readout.bias is not None:
+        energy = torch.cat([graph.sizes[:, None].to(energy), energy], 1)
+        parts = [None if rows is None else torch.nn.functional.pad(rows, (1, 0)) for rows in parts]
+    return Design(energy * scale, *(None if rows is None else rows * scale for rows in parts))
+
+
+def set_weights(readout: LinearReadout, solution: Tensor) -> None:
+    """Put a solution into the readout: the bias is its first component, where there is one."""
+    with torch.no_grad():
+        if readout.bias is not None:
+            readout.bias.copy_(solution[0])
+            solution = solution[1:]
+        readout.weight.copy_(solution)
+
+
+def restore(readout: LinearReadout, kept: tuple[Tensor, Tensor | None], members: Tensor) -> None:
+    """Undo: what a failed solve must leave behind."""
+    with torch.no_grad():
+        readout.weight.copy_(kept[0])
+        if readout.bias is not None and kept[1] is not None:
+            readout.bias.copy_(kept[1])
+    readout.member_weights = members
+
+
+def batches(structures: Any) -> Iterator[list[Structure]]:
+    """Structures in their order, a few at a time: at least :data:`BATCH` atoms."""
+    held: list[Structure] = []
+    for structure in structures:
+        held.append(structure)
+        if sum(len(s) for s in held) >= BATCH:
+            yield held
+            held = []
+    if held:
+        yield held
