@@ -10,6 +10,7 @@ from epot.data.structure import Structure
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["EPOT_PROGRESS"] = "0"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # systems are small: threads cost more than they bring
 
 
 @pytest.fixture(scope="session")
