@@ -44,7 +44,9 @@ def cell(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return f"<td>{'' if value is None else 'yes' if value else 'no'}</td>"
     if isinstance(value, (int, float)):
-        return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:.4g}</td>'
+        return (
+            f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:.4g}</td>'
+        )
     return f"<td>{escape(value)}</td>"
 
 

@@ -48,7 +48,9 @@ def parity(label: str, unit: str, sets: Mapping[str, tuple[np.ndarray, np.ndarra
         keep = rng.permutation(len(reference))[:MOST_POINTS]
         error = predicted - reference
         text = f"{name}: RMSE {np.sqrt(np.mean(error**2)):.3g}, MAE {np.mean(np.abs(error)):.3g}"
-        axes.plot(reference[keep], predicted[keep], ".", ms=3, alpha=0.5, mew=0, color=color, label=text, rasterized=True)
+        axes.plot(
+            reference[keep], predicted[keep], ".", ms=3, alpha=0.5, mew=0, color=color, label=text, rasterized=True
+        )
         low, high = min(low, reference.min(), predicted.min()), max(high, reference.max(), predicted.max())
     pad = 0.04 * (high - low or 1)
     axes.plot([low - pad, high + pad], [low - pad, high + pad], color=INK, lw=0.8)
