@@ -88,7 +88,7 @@ class Samples:
 
 
 def labels_of(structure: Structure, targets: Sequence[str] = ("energy", "forces", "stress")) -> Labels:
-    """The labels of one structure. Stress counts only where all three axes are periodic: elsewhere it has no meaning."""
+    """The labels of one structure; stress only where all three axes are periodic: elsewhere it has no meaning."""
     n = len(structure)
     energy = "energy" in targets and structure.energy is not None
     forces = "forces" in targets and structure.forces is not None and n > 0
@@ -111,8 +111,10 @@ def join(labels: Sequence[Labels]) -> Labels:
     """Labels of several structures, in the order of :func:`epot.geometry.graph.collate`."""
     if len(labels) == 1:
         return labels[0]
-    columns = list(zip(*labels, strict=True))
-    return Labels(*(torch.cat(c) if isinstance(c[0], Tensor) else any(c) for c in columns))
+    join = lambda name: torch.cat([getattr(one, name) for one in labels])  # noqa: E731
+    tensors = {name: join(name) for name in Labels._fields if not name.startswith("any_")}
+    known = {name: any(getattr(one, name) for one in labels) for name in Labels._fields if name.startswith("any_")}
+    return Labels(**tensors, **known)
 
 
 def pack(

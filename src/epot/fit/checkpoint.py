@@ -90,3 +90,29 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those whose name starts with ``prefix/``, without it."""
     return {k.removeprefix(prefix + "/"): v for k, v in tensors.items() if k.startswith(prefix + "/")}
+
+
+@torch.no_grad()
+def restore(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors into a module, also those to which a stage has given another size (sparse points).
+
+    Raises:
+        FitError: names do not agree.
+    """
+    wanted = module.state_dict()
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())
+        raise FitError(f"The checkpoint is of another potential: {', '.join(odd[:5])} are in one of the two only.")
+    modules = dict(module.named_modules())
+    for name, tensor in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        holder = modules[owner]
+        if tensor.shape == wanted[name].shape:
+            wanted[name].copy_(tensor)
+        elif leaf in holder._parameters:
+            kept = holder._parameters[leaf]
+            holder._parameters[leaf] = torch.nn.Parameter(
+                tensor.clone(), requires_grad=kept is not None and kept.requires_grad
+            )
+        else:
+            holder._buffers[leaf] = tensor.clone()

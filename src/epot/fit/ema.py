@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,7 @@ from ..typing import Tensor
 
 
 class Average:
-    """``a <- d a + (1 - d) w`` after every step, with ``d = min((1 + s) / (10 + s), decay)`` in step ``s = 0, 1, ...``
+    """``a <- d a + (1 - d) w`` after each step ``s = 0, 1, ...``, with ``d = min((1 + s) / (10 + s), decay)``.
 
     The ramp forgets the initial weights early (Nequix, https://arxiv.org/abs/2508.16067). Buffers are not averaged:
     a fit by descent does not change them.
@@ -21,7 +21,7 @@ class Average:
         decay: 0 to 1; 0 keeps the last weights.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], decay: float = 0.999) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float = 0.999) -> None:
         self.parameters = parameters
         self.decay = decay
         self.steps = 0

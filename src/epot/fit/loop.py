@@ -78,7 +78,7 @@ class Loop:
             loss,
             scales,
         )
-        self.potential = state.potential.to(state.device)
+        self.potential = state.potential.to(state.device).train()
         self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
         self.rate = stage.learning_rate or optimizers.RATES[stage.optimizer]
         self.optimizer = optimizers.make(stage.optimizer, self.potential, self.rate, stage.weight_decay)
@@ -151,7 +151,8 @@ class Loop:
     def _broken(self, value: float) -> str:
         kept = self.state.checkpoint
         return (
-            f"The loss or its gradient is not finite (loss {value:g}) in epoch {self.at.epoch + 1}, step {self.at.step + 1}. "
+            f"The loss or its gradient is not finite (loss {value:g}) in epoch {self.at.epoch + 1}, "
+            f"step {self.at.step + 1}. "
             + (f"The last good state is kept in {kept}. " if kept is not None and kept.exists() else "")
             + f"Lower descend.learning_rate (it is {self.rate:g}), or look for absurd labels with `epot doctor data`."
         )
@@ -165,10 +166,10 @@ class Loop:
         facts |= {f"train_{k}" if k != "gradient" else "gradient_norm": v / n_batches for k, v in at.sums.items()}
         facts["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         if self.valid is not None:
+            batches = in_order(self.valid, 4 * self.stage.batch_atoms)
             with self.average.applied():
-                errors = metrics.evaluate(
-                    self.potential, in_order(self.valid, 4 * self.stage.batch_atoms), self.state.device
-                )
+                errors = metrics.evaluate(self.potential.eval(), batches, self.state.device)
+            self.potential.train()
             score = metrics.score(errors, self.scales)
             facts |= {f"valid_{k}": v for k, v in errors.items()} | {"score": score}
         else:
@@ -256,3 +257,4 @@ class Loop:
         """Put the best averaged weights into the potential."""
         for name, parameter in self.parameters.items():
             parameter.copy_(self.best[name])
+        self.potential.eval()

@@ -38,7 +38,8 @@ class Labels(NamedTuple):
 
     def to(self, device: str | torch.device) -> Labels:
         """On another device."""
-        return Labels(*(v.to(device) if isinstance(v, Tensor) else v for v in self))
+        moved = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved)
 
     def want(self) -> tuple[str, ...]:
         """What a potential must be asked for."""

@@ -42,8 +42,11 @@ def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
 
     Embeddings are tables of vectors, not maps between spaces; biases, norms and readouts are vectors.
     """
-    tables = {id(p) for m in potential.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
-    matrices, others = [], []
+    tables = {
+        id(p) for m in potential.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)
+    }
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in potential.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -77,7 +80,7 @@ class _MatrixOptimizer(torch.optim.Optimizer):
         super().__init__(groups, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update from the gradients that are there."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -95,7 +98,7 @@ class _MatrixOptimizer(torch.optim.Optimizer):
 
     def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        grads = [p.grad for p in parameters]
+        grads = [p.grad for p in parameters if p.grad is not None]
         for p in parameters:
             state = self.state[p]
             if not state:

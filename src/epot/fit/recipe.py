@@ -32,8 +32,8 @@ class FitState:
         journal: what happened.
         about: JSON that travels in the model file (calibration, domain, training facts).
         stage: position in the list of stages of the one that runs; it names its checkpoints.
-        factor: upper triangular R of the last closed-form solve, ``(weights, weights)``: the posterior covariance of the
-            readout's weights is ``R^-1 R^-T``; None before.
+        factor: upper triangular R of the last closed-form solve, ``(weights, weights)``: the posterior covariance of
+            the readout's weights is ``R^-1 R^-T``; None before.
     """
 
     potential: Potential
@@ -73,13 +73,9 @@ def fixed_terms(potential: Potential) -> Sum | None:
     """The terms of a sum that are neither offsets nor have anything to be learned: the baseline; None without any."""
     if not isinstance(potential, Sum):
         return None
-    fixed = {
-        name: term
-        for name, term in potential.terms.items()
-        if not isinstance(term, Offsets)
-        and readout_of(term) is None
-        and not any(p.requires_grad for p in term.parameters())
-    }
+    learned = lambda t: readout_of(t) is not None or any(p.requires_grad for p in t.parameters())  # noqa: E731
+    terms: dict[str, Any] = dict(potential.terms.items())
+    fixed = {name: term for name, term in terms.items() if not isinstance(term, Offsets) and not learned(term)}
     return Sum(**fixed) if fixed else None
 
 
@@ -96,7 +92,7 @@ class Stage(ABC):
     def run(self, state: FitState) -> None:
         """Change ``state.potential`` (and ``state.about``); write to ``state.journal``."""
 
-    def check(self, state: FitState) -> None:
+    def check(self, state: FitState) -> None:  # noqa: B027  most stages have nothing to check
         """Raise FitError or LabelError for what is certainly wrong, before any stage starts."""
 
     def config(self) -> dict[str, Any]:

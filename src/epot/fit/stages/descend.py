@@ -19,7 +19,7 @@ from ..loss import Loss
 from ..optimizers import Name as OptimizerName
 from ..recipe import FitState, Stage, offsets_of
 from ..schedule import Kind as ScheduleKind
-from .offsets import Baseline, baseline, spreads
+from .offsets import baseline, spreads
 
 TARGETS = ("energy", "forces", "stress")
 
@@ -36,8 +36,8 @@ class Descend(Stage):
         optimizer: ``"muon"``, ``"soap"`` or ``"adamw"`` (compared in ``benchmarks/optimizers.py``).
         learning_rate: at the top of the schedule; None for the optimizer's own.
         weight_decay: decoupled, on matrices only.
-        schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"`` (halved
-            where the validation score stops improving) or ``"constant"``.
+        schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
+            (halved where the validation score stops improving) or ``"constant"``.
         warmup: share of the budget over which the rate rises.
         plateau_patience: epochs, for ``schedule="plateau"``.
         loss: ``"norm"``, ``"huber"`` or ``"mse"`` (:class:`epot.fit.loss.Loss`).
@@ -97,18 +97,8 @@ class Descend(Stage):
         self._refuse()
 
     def _refuse(self) -> None:
-        positive = (
-            "epochs",
-            "max_time",
-            "batch_atoms",
-            "batch_pairs",
-            "learning_rate",
-            "delta",
-            "clip",
-            "patience",
-            "memory",
-        )
-        for name in (*positive, "energy_growth"):
+        positive = ("epochs", "max_time", "batch_atoms", "batch_pairs", "learning_rate", "delta", "clip", "patience")
+        for name in (*positive, "memory", "energy_growth"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"Descend.{name} is {value!r}; it must be above 0.")
@@ -165,18 +155,14 @@ class Descend(Stage):
         loop.use_best()
         if not loop.at.done:
             loop.at.done = True
-            state.journal.write(
-                "descended", why=why, best_epoch=loop.at.best_epoch + 1, score=loop.at.best, steps=loop.at.step
-            )
+            best = {"best_epoch": loop.at.best_epoch + 1, "score": loop.at.best}
+            state.journal.write("descended", why=why, steps=loop.at.step, **best)
             loop.maybe_save(force=True)
 
     def _prepare(self, state: FitState) -> Loop:
         offsets = offsets_of(state.potential)
         energies = np.zeros(120) if offsets is None else offsets.energies.cpu().numpy()
-        has_base = baseline(state.potential, state.train, state.device)
-        scales = spreads(
-            state.train, energies, has_base if has_base.forces is not None else Baseline(has_base.energy, None, None)
-        )
+        scales = spreads(state.train, energies, baseline(state.potential, state.train, state.device))
         targets = self.used_targets(state)
         scales = {k: v for k, v in scales.items() if k.replace("virial", "stress") in targets}
         unit = scales.get("forces") or scales.get("energy") or 1.0
@@ -230,9 +216,8 @@ def _writer_class() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError(
-            "descend.tensorboard needs TensorBoard: pip install 'epot[track]', or leave it off."
-        ) from None
+        hint = "pip install 'epot[track]', or leave it out"
+        raise ConfigError(f"descend.tensorboard needs TensorBoard: {hint}.") from None
     return SummaryWriter
 
 

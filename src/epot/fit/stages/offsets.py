@@ -106,8 +106,9 @@ class FitOffsets(Stage):
         if made.outliers:
             first = ", ".join(f"{o['source']} ({o['residual']:+.2f} eV/atom)" for o in made.outliers[:3])
             state.note(
-                f"{len(made.outliers)} energies do not go with the others of their composition and were left out of the "
-                f"fit of the energies per element: {first}. They are still trained on: look at them with `epot doctor data`."
+                f"{len(made.outliers)} energies do not go with the others of their composition and were left out of "
+                f"the fit of the energies per element: {first}. They are still trained on: look at them with "
+                "`epot doctor data`."
             )
         energies = dict(zip(elements, made.energies.tolist(), strict=True))
         return "regression", {"energies": energies, "outliers": made.outliers, "left_per_atom": 0.0}
@@ -195,11 +196,11 @@ def collinear(elements: tuple[int, ...], made: Regression) -> str:
     """Why energies per element are not unique, and what to do."""
     loose = [z for z, row in zip(elements, made.free, strict=True) if np.abs(row).max() > 1e-6]
     return (
-        f"The compositions of the training structures fix only {made.rank} of {len(elements)} energies per element: those "
-        f"of {names(loose)} always occur in the same proportions, so an energy can be moved from one to the other without "
-        "any change. The smallest ones that fit were taken. Within these compositions nothing is lost; energies of other "
-        "compositions, and of reactions between them, will be wrong. If you need those, add isolated atoms "
-        "to the training structures or give their energies: offsets.values={H: -13.6, ...} (eV)."
+        f"The compositions of the training structures fix only {made.rank} of {len(elements)} energies per element: "
+        f"{names(loose)} occur in proportions that leave some energy free to be moved from one to another without any "
+        "change of the totals. The smallest ones that fit were taken. Within these compositions nothing is lost; "
+        "energies of other compositions, and of reactions between them, will be wrong. If you need those, add isolated "
+        "atoms to the training structures or give their energies: offsets.values={H: -13.6, ...} (eV)."
     )
 
 
@@ -213,7 +214,7 @@ def isolated_atoms(data: Dataset) -> dict[int, float]:
 
 
 def _alone(s: Structure) -> bool:
-    lengths = np.linalg.norm(s.cell, axis=1)
+    lengths = np.linalg.norm(np.asarray(s.cell), axis=1)
     return bool((lengths[s.pbc] > 6.0).all())
 
 
