@@ -7,6 +7,7 @@ name is a registered model (:mod:`epot.registry`), built through its checked con
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,13 +17,14 @@ import safetensors
 import safetensors.torch
 import torch
 
-from .errors import ConfigError, ModelFileError
+from .errors import ModelFileError
 from .files import write_atomic
 from .potential import Potential, make
 from .typing import Tensor
 
 FORMAT = 1
 KEY = "epot"
+LARGEST = 10_000_000  # no whole number in a configuration is larger
 UPGRADES: dict[int, Callable[[dict], dict]] = {}
 """``{1: v1_to_v2, ...}``: functions of the JSON header; a file of every released format stays in the tests."""
 
@@ -33,16 +35,18 @@ def save(path: str | os.PathLike, potential: Potential, about: Mapping[str, Any]
     Args:
         path: ends in ``.epot`` by custom.
         potential: any.
-        about: what travels with it (data hash, calibration, verdict, citations, ...); JSON only.
+        about: what travels with it (data hash, calibration, verdict, citations, ...); JSON, numpy numbers and
+            arrays; numbers that are not finite become null.
 
     Raises:
-        ModelFileError: the file could not be written (full disk, no permission).
+        ModelFileError: the file could not be written (full disk, no permission), or ``about`` is not JSON.
+        ConfigError: a model file cannot name the potential's class.
     """
     header = {
         "format": FORMAT,
         "config": potential.config(),
         "units": {"energy": "eV", "length": "Å"},
-        "about": dict(about or {}),
+        "about": _plain(dict(about or {}), "about"),
     }
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in potential.state_dict().items()}
     payload = safetensors.torch.save(tensors, metadata={KEY: json.dumps(header, ensure_ascii=False)})
@@ -60,13 +64,48 @@ def load(path: str | os.PathLike, device: str = "cpu") -> tuple[Potential, dict[
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
     header, tensors = _read(path)
+    _refuse_huge(header["config"], tensors, path)
     try:
         with torch.random.fork_rng(devices=[]):  # constructors draw initial weights: leave the caller's state alone
             potential = make(header["config"])
-    except (ConfigError, TypeError, ValueError, RuntimeError, KeyError) as why:
+    except Exception as why:  # what constructors make of a hostile configuration can be anything
         raise ModelFileError(f"{path}: its configuration does not build a potential: {why}") from why
     _restore(potential, tensors, path)
     return potential.to(device).eval(), header["about"]
+
+
+def _refuse_huge(config: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a configuration that asks for far more memory than the file has numbers, before any is allocated."""
+    values = [config]
+    while values:
+        value = values.pop()
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ModelFileError(f"{path}: its configuration holds {value}, which cannot be the size of anything.")
+    try:
+        with torch.device("meta"):  # shapes without memory
+            shell = make(config)
+        asked = sum(t.numel() for t in [*shell.parameters(), *shell.buffers()])
+    except Exception:  # not all constructors can do without memory; what is wrong is said when it is built
+        return
+    held = sum(t.numel() for t in tensors.values())
+    if asked > 10 * held + LARGEST:
+        raise ModelFileError(f"{path}: its configuration asks for {asked:.1e} numbers but it holds {held:.1e}.")
+
+
+def _plain(value: Any, where: str) -> Any:
+    """``value`` as strict JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{where}.{k}") for k, v in value.items()}
+    if hasattr(value, "tolist"):  # numpy and torch
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, where) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise ModelFileError(f"{where} is of type {type(value).__name__}, which a model file cannot hold; give JSON.")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -74,8 +113,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             raw = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as why:
-        raise ModelFileError(f"{path} is not a complete model file ({why}): it is truncated or something else.") from why
+    except Exception as why:  # safetensors raises its own, and whatever torch makes of odd shapes and types
+        raise ModelFileError(
+            f"{path} is not a complete model file: it is cut short or something else ({why})."
+        ) from why
     if raw is None:
         raise ModelFileError(f"{path} is a safetensors file, but not one that epot wrote: it has no {KEY!r} header.")
     try:
@@ -83,7 +124,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         version = header["format"]
         if not isinstance(version, int) or not isinstance(header["config"], dict):
             raise TypeError("format is not a number or config not a mapping")
-        header.setdefault("about", {})
+        if not isinstance(header.setdefault("about", {}), dict):
+            raise TypeError("about is not a mapping")
     except (ValueError, KeyError, TypeError, RecursionError) as why:
         raise ModelFileError(f"{path} has a header that epot cannot read: {why!r}.") from why
     if version > FORMAT or version < 1:
@@ -93,6 +135,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for old in range(version, FORMAT):
         header = UPGRADES[old](header)
     return header, tensors
+
+
+def _refuse_misfit(tensor: Tensor, wanted: Tensor, label: str, exact: bool) -> None:
+    """Sizes may have been changed by a fit, but not of torch's own layers, whose sizes the configuration says."""
+    dimensions = tensor.dim() != wanted.dim() and wanted.numel() > 0
+    if dimensions or (exact and tensor.shape != wanted.shape):
+        raise ModelFileError(f"{label} has shape {tuple(tensor.shape)}, not {tuple(wanted.shape)}.")
+    if tensor.is_floating_point() != wanted.is_floating_point() or tensor.is_complex() != wanted.is_complex():
+        raise ModelFileError(f"{label} has the type {tensor.dtype}, not {wanted.dtype}.")
+    if tensor.is_floating_point() and bool(tensor.isnan().any()):
+        raise ModelFileError(f"{label} holds NaN: the fit that made it went wrong.")
 
 
 def _restore(potential: Potential, tensors: dict[str, Tensor], path: Path) -> None:
@@ -106,8 +159,8 @@ def _restore(potential: Potential, tensors: dict[str, Tensor], path: Path) -> No
     for name, tensor in tensors.items():
         owner, _, leaf = name.rpartition(".")
         module = modules[owner]
-        if tensor.dim() != wanted[name].dim() and wanted[name].numel() > 0:
-            raise ModelFileError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}.")
+        own = type(module).__module__.startswith("torch.")
+        _refuse_misfit(tensor, wanted[name], f"{path}: tensor {name}", exact=own)
         if leaf in module._parameters:
             module._parameters[leaf] = torch.nn.Parameter(tensor.clone())
         else:

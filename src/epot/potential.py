@@ -60,6 +60,7 @@ class Potential(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """Name and constructor's arguments: what :func:`epot.registry.make` builds an equal potential from."""
         kept = {name: getattr(self, name) for name in registry.parameters(type(self))}
+        kept = {k: v.config() if isinstance(v, Potential) else v for k, v in kept.items()}
         kept = {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
         return {"name": registry.name_of(type(self))} | kept
 
@@ -88,7 +89,8 @@ class Sum(Potential):
         self.elements = tuple(sorted(set.intersection(*known))) if known else None
 
     def forward(self, graph: Graph) -> Output:
-        outputs = [term(graph.within(term.cutoff)) for term in self.terms.values()]
+        terms: list[Potential] = list(self.terms.values())  # type: ignore[arg-type]
+        outputs: list[Output] = [term(graph.within(term.cutoff)) for term in terms]
         energy = torch.stack([out.energy.double() for out in outputs]).sum(0)
         return Output(
             energy=energy,
@@ -102,17 +104,18 @@ class Sum(Potential):
         if all(out.members is None for out in outputs):
             return None
         each = [out.energy[:, None] if out.members is None else out.members for out in outputs]
-        return sum(e.double() for e in each)
+        return torch.stack(torch.broadcast_tensors(*[e.double() for e in each])).sum(0)
 
     def config(self) -> dict[str, Any]:
-        return {"name": "sum", "terms": {name: term.config() for name, term in self.terms.items()}}
+        terms: dict[str, Potential] = dict(self.terms.items())  # type: ignore[arg-type]
+        return {"name": "sum", "terms": {name: term.config() for name, term in terms.items()}}
 
     def extra_repr(self) -> str:
         return ""
 
 
 def make(config: str | Mapping[str, Any]) -> Potential:
-    """Build a potential from its configuration, sums included.
+    """Build a potential from its configuration: sums, and potentials that are arguments of another, included.
 
     Raises:
         ConfigError: an unknown name or key, or a value of the wrong type.
@@ -122,6 +125,8 @@ def make(config: str | Mapping[str, Any]) -> Potential:
         if set(config) != {"name", "terms"} or not isinstance(terms, Mapping) or not terms:
             raise ConfigError("A sum's configuration is {'name': 'sum', 'terms': {term: configuration, ...}}.")
         return Sum(**{name: make(term) for name, term in terms.items()})
+    if not isinstance(config, str):
+        config = {k: make(v) if isinstance(v, Mapping) and "name" in v else v for k, v in config.items()}
     made = registry.make(config)
     if not isinstance(made, Potential):
         raise ConfigError(f"{config!r} does not make a Potential.")

@@ -124,15 +124,18 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return value
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif hint not in (float, int) and origin is not tuple:
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif hint is not float and origin is not tuple:
         return value
     raise ConfigError(f"{where} is {value!r} of type {type(value).__name__}; expected {hint}.")
 
 
 def make(config: str | Mapping[str, Any]) -> Any:
-    """Build from ``"painn"`` or ``{"name": "painn", "cutoff": 5.0}``; nested configurations are built first.
+    """Build from ``"painn"`` or ``{"name": "painn", "cutoff": 5.0}``.
+
+    Potentials inside a configuration are built by :func:`epot.potential.make`.
 
     Raises:
         ConfigError: an unknown name or key, or a value of the wrong type.
