@@ -16,6 +16,7 @@ from ..errors import ModelError, SimulationError, UnknownElementError
 from ..geometry.graph import Graph
 from ..potential import Potential
 from ..predict import Prediction, predict
+from ..uncertainty.calibration import Calibration
 from .skin import SkinPairs
 
 VOIGT = [0, 4, 8, 5, 2, 1]  # xx yy zz yz xz xy, ASE's order
@@ -65,7 +66,7 @@ class Calculator(AseCalculator):
         self.potential = potential.to(device)
         self.about = dict(about or {})
         self.uncertainty = uncertainty
-        self.calibration = _calibration(self.about)
+        self.calibration = Calibration.of(self.about)
         self.pairs = SkinPairs(potential.cutoff, skin, device)
         self.graph: Graph | None = None
         self._checked: bytes | None = None
@@ -80,7 +81,9 @@ class Calculator(AseCalculator):
 
     @property
     def has_ensemble(self) -> bool:
-        """Whether the potential has members whose spread can be measured."""
+        """Whether the potential has members, of which the spread is what was calibrated."""
+        if self.calibration is not None and self.calibration.kind != "ensemble":
+            return False
         return any(getattr(module, "n_members", 0) > 0 for module in self.potential.modules())
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
@@ -117,11 +120,11 @@ class Calculator(AseCalculator):
         want = {"energy", "forces", "stress"} if periodic else {"energy", "forces"}
         spread = self.uncertainty or any(name in SPREAD for name in properties)
         if spread and self.has_ensemble:
-            want.add("members")
+            want |= {"members"}
         prediction = predict(self.potential, self.graph, want)
         self.results = self._results(atoms, prediction)
         if spread and self.calibration is not None:
-            self._add_spread(prediction)
+            self._add_spread(self.calibration.std(prediction, self.graph.sizes))
 
     def _refuse(self, properties: Sequence[str], periodic: bool) -> None:
         if not periodic and any(name.startswith("stress") for name in properties):
@@ -167,9 +170,7 @@ class Calculator(AseCalculator):
             results["charges"] = _array(prediction.charges)
         return results
 
-    def _add_spread(self, prediction: Prediction) -> None:
-        assert self.graph is not None  # noqa: S101
-        std = self.calibration.std(prediction, self.graph.sizes)
+    def _add_spread(self, std: Mapping[str, torch.Tensor]) -> None:
         if "energy" in std:
             self.results["energy_std"] = float(std["energy"])
         if "forces" in std:
@@ -189,14 +190,6 @@ class Calculator(AseCalculator):
             f"The energy or a force is not a finite number, at {where}: the structure is far outside what the "
             "potential was fitted to, or the potential is broken (`epot doctor model` tells)."
         )
-
-
-def _calibration(about: Mapping[str, Any]) -> Any:
-    if not about.get("calibration"):
-        return None
-    from ..uncertainty.calibration import Calibration
-
-    return Calibration.from_json(about["calibration"])
 
 
 def _charge(atoms: ase.Atoms) -> float:

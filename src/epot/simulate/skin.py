@@ -1,7 +1,8 @@
 """Neighbor pairs that outlive a step: found once at cutoff + skin, filtered at every step.
 
-The idea is Verlet's (Phys. Rev. 159, 98, 1967), the bound for cells that change follows. A pair that the list has not seen was at least ``L = cutoff + skin`` apart when it was made. Since then the
-cell was deformed by ``F`` (``h = h_0 F``) and atom ``i`` moved by ``u_i = x_i - x_i(0) F`` beside it, so now
+The idea is Verlet's (Phys. Rev. 159, 98, 1967); the bound for cells that change follows. A pair that the
+list has not seen was at least ``L = cutoff + skin`` apart when it was made. Since then the cell was deformed
+by ``F`` (``h = h_0 F``) and atom ``i`` moved by ``u_i = x_i - x_i(0) F`` beside it, so now
 
     |r_ij| = |r_ij(0) F + u_j - u_i|  >=  s_min(F) L - 2 max_i |u_i - u_0|,
 
@@ -47,8 +48,12 @@ class SkinPairs:
             raise ConfigError(f"skin is {skin!r}; expected a length in Å, 0 or more.")
         self.cutoff, self.skin, self.device = float(cutoff), float(skin), torch.device(device)
         self.searches = self.steps = 0
-        self._positions: np.ndarray | None = None  # of the last search
+        self._positions: np.ndarray | None = None  # with the next three: of the last search
+        self._numbers = np.zeros(0, np.int64)
+        self._cell = np.zeros((3, 3))
+        self._pbc = np.zeros(3, bool)
         self._graph: Graph | None = None
+        self._offset_cell: Tensor | None = None
 
     def graph(
         self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, charge: float
@@ -102,12 +107,11 @@ class SkinPairs:
         self._reverse: Tensor | None = None
         self._keep: Tensor | None = None
         self._numbers, self._positions = structure.numbers, structure.positions
-        self._cell, self._pbc = structure.cell, structure.pbc
+        self._cell, self._pbc = np.array(cell, dtype=np.float64), structure.pbc
         self._fixed: dict[str, Any] = {
             "numbers": torch.from_numpy(structure.numbers).to(self.device),
             "owner": torch.zeros(len(structure), dtype=torch.int64, device=self.device),
             "pbc": torch.from_numpy(structure.pbc)[None].to(self.device),
-            "cutoff": self.cutoff,
         }
 
     def _filter(self, positions: np.ndarray, cell: np.ndarray, charge: float) -> Graph:
@@ -124,13 +128,13 @@ class SkinPairs:
             self._refuse(int(squares.argmin()), positions)
         self._graph = Graph(
             positions=x, cell=h[None], charge=x.new_tensor([charge]), _vectors=vectors.index_select(0, self._index),
-            _made=self._views, **self._kept, **self._fixed,
+            cutoff=self.cutoff, _made=self._views, **self._kept, **self._fixed,
         )  # fmt: skip
         return self._graph
 
     def _offset(self, cell: Tensor) -> Tensor:
         """``S @ cell``, element by element: every pair gets the same bits in any list that holds it."""
-        if self._offsets is None or not torch.equal(cell, self._offset_cell):
+        if self._offsets is None or self._offset_cell is None or not torch.equal(cell, self._offset_cell):
             s = self._shifts
             self._offsets = s[:, 0:1] * cell[0] + s[:, 1:2] * cell[1] + s[:, 2:3] * cell[2]
             self._offset_cell = cell
@@ -154,7 +158,7 @@ class SkinPairs:
             x = torch.zeros(len(self._numbers), 3, dtype=torch.float64, device=self.device)
             whole = Graph(
                 positions=x, cell=x.new_zeros(1, 3, 3), charge=x.new_zeros(1), pairs=self._pairs, shifts=self._shifts,
-                **self._fixed,
+                cutoff=self.cutoff + self.skin, **self._fixed,
             )  # fmt: skip
             self._reverse = whole.reverse_pairs()
         return self._reverse
