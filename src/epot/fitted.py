@@ -168,7 +168,8 @@ class Fitted:
     def __repr__(self) -> str:
         terms = ", ".join(f"{k}={type(v).__name__}" for k, v in getattr(self.potential, "terms", {}).items())
         kind = "none" if self.calibration is None else self.calibration.kind
-        return f"Fitted({terms or type(self.potential).__name__}; elements {names(self.elements) or 'any'}; uncertainty: {kind})"
+        terms = terms or type(self.potential).__name__
+        return f"Fitted({terms}; elements {names(self.elements) or 'any'}; uncertainty: {kind})"
 
 
 def _is_atoms(value: Any) -> bool:
