@@ -82,11 +82,11 @@ class Dataset(Sequence[Structure]):
         return [getattr(s, name) for s in self]
 
     def where(self, condition: Callable[[Structure], bool] | None = None, **equal: Any) -> Dataset:
-        """Those structures for which a condition holds: ``data.where(lambda s: len(s) > 3)``, ``data.where(group="a")``.
+        """Those structures for which a condition holds: ``data.where(lambda s: len(s) > 3)``.
 
         Args:
             condition: of a structure.
-            **equal: attributes and the value they must have, or a tuple, list or set of values.
+            **equal: attributes and the value they must have (``group="a"``), or a tuple, list or set of values.
         """
         keep = np.ones(len(self), dtype=bool)
         for name, wanted in equal.items():
@@ -156,7 +156,7 @@ class Dataset(Sequence[Structure]):
     def write(self, path: str | os.PathLike) -> Path:
         """Write to extended XYZ (``.xyz``, also ``.gz``, ``.xz``, ``.bz2``, ``.zst``) or to packed HDF5 (``.h5``).
 
-        Nothing is lost: numbers are written with all their digits. The previous file stays until the new one is complete.
+        Numbers are written with all their digits. The previous file stays until the new one is complete.
 
         Raises:
             DataError: another suffix, or the disk refuses.

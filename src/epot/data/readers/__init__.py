@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
@@ -41,7 +40,7 @@ def read(
             :class:`Structure`. Extended XYZ (plain, gz, bz2, xz, zst), packed HDF5 of epot, ASE databases (``.db``,
             ``.aselmdb``), npz as in rMD17, and every output that ASE reads.
         keys: which key of the file holds a label, where the usual spellings do not say it:
-            ``{"energy": "REF_energy", "stress": None}``; None leaves a label out; ``"virial"`` in place of ``"stress"``.
+            ``{"energy": "REF_energy", "stress": None}``; None leaves a label out; a ``"virial"`` becomes the stress.
         units: where they are not those of the format: ``{"energy": "kcal/mol", "length": "Å", "forces": "kcal/mol/Å",
             "stress": "GPa", "virial": "eV", "dipole": "Debye"}``. The unit of forces follows from energy and length.
         stress_sign: ``"tension"`` (positive under tension: ASE's, the default) or ``"compression"`` (VASP's).

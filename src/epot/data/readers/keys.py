@@ -85,6 +85,7 @@ class Interpreter:
         self.notes: dict[str, int] = {}
         self.structures = 0
         self._plans: dict[tuple, dict[str, list[Candidate]]] = {}
+        self._seen: set[str] = set()
         self._length = _units.length(rules.units.get("length", self.defaults["length"]))
         self._factors = {name: self._factor(name) for name in ("energy", "forces", "dipole", "virial")}
 
@@ -138,11 +139,17 @@ class Interpreter:
             counts[f"{chosen.shown}|{chosen.kind}"] = counts.get(f"{chosen.shown}|{chosen.kind}", 0) + 1
             taken.update((c.place, c.key) for c, _ in values)
         self.structures += 1
+        free = frame.results.get("free_energy")
+        if free is not None and "energy" not in self.rules.keys and abs(found.get("energy", free) - free) > 1e-6:
+            self._note(
+                "`energy` is extrapolated to no smearing; the forces derive from `free_energy`, which is kept in info: "
+                "choose it with keys={'energy': 'free_energy'}"
+            )
         info = {k: v for k, v in frame.info.items() if ("info", k) not in taken}
         arrays = {k: v for k, v in frame.arrays.items() if ("arrays", k) not in taken}
-        for key in ("free_energy", "magmom", "magmoms"):
-            if key in frame.results and ("results", key) not in taken:
-                (info if np.ndim(frame.results[key]) == 0 else arrays).setdefault(key, frame.results[key])
+        for key, value in frame.results.items():
+            if ("results", key) not in taken and value is not None:
+                (arrays if np.shape(value)[:1] == (len(frame.numbers),) else info).setdefault(key, value)
         return Structure(
             frame.numbers, positions, cell, frame.pbc, source=frame.source, info=info, arrays=arrays, **found
         )
@@ -152,6 +159,7 @@ class Interpreter:
         known = self._plans.get(signature)
         if known is None:
             if len(self._plans) > 1000:  # files whose keys differ from frame to frame
+                self._seen |= {key for signature in self._plans for part in signature for key in part}
                 self._plans.clear()
             known = self._plans[signature] = plan(frame, self.rules.keys)
         return known
@@ -182,9 +190,10 @@ class Interpreter:
         if array.size == 6:
             matrix = array.reshape(6)[_VOIGT[self.rules.stress_order or "voigt"]].reshape(3, 3)
             if candidate.place != "results":
-                self._note(f"`{candidate.shown}` has six numbers, taken in the order "
-                       + ("xx yy zz xy yz zx" if self.rules.stress_order == "vasp" else "xx yy zz yz xz xy")
-                       + ("" if self.rules.stress_order else " (ASE's; say stress_order='vasp' for xx yy zz xy yz zx)"))  # fmt: skip
+                vasp = self.rules.stress_order == "vasp"
+                order = "xx yy zz xy yz zx" if vasp else "xx yy zz yz xz xy"
+                hint = "" if self.rules.stress_order else " (ASE's; stress_order='vasp' means xx yy zz xy yz zx)"
+                self._note(f"`{candidate.shown}` has six numbers, taken in the order {order}{hint}")
         elif array.size == 9:
             matrix = array.reshape(3, 3)
             scale = np.abs(matrix).max()
@@ -235,12 +244,22 @@ class Interpreter:
                 one, two = first.shown, other.shown
                 why = ""
                 if not isinstance(a, str) and mixed and opposite:
-                    why = f" They agree with the sign turned: one of them is positive under {SIGNS[1]}; say which (virial_sign, stress_sign)."
+                    why = " They agree with the sign turned: declare the sign of one (stress_sign or virial_sign)."
                 raise DataError(
                     f"Both `{one}` and `{two}` may be the {label}, and their values differ ({frame.source}).{why} "
                     f"Choose one: keys={{'{first.kind}': '{one}'}} or keys={{'{other.kind}': '{two}'}} "
                     f"(on the command line --key {first.kind}={one})."
                 )
+
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, JSON: a reading that is continued begins with it."""
+        seen = sorted({key for signature in self._plans for part in signature for key in part} | self._seen)
+        return {"used": self.used, "notes": self.notes, "structures": self.structures, "seen": seen}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.used = {label: dict(counts) for label, counts in state["used"].items()}
+        self.notes, self.structures, self._seen = dict(state["notes"]), state["structures"], set(state["seen"])
 
     def report(self) -> dict[str, dict[str, Any]]:
         """For every label: the keys it was read from with counts, its unit and sign, and on whose word."""
@@ -272,32 +291,23 @@ class Interpreter:
             keys = " and ".join(f"`{key}` ({count})" for key, count in entry["keys"].items())
             if len(entry["keys"]) > 1:
                 found.append(f"{label}: different structures use different keys: {keys}.")
-            if (
-                label == "stress"
-                and "sign_from" in entry
-                and "declared" not in (entry["sign_from"], entry["unit_from"])
-            ):
-                if {*entry["keys"]} - {"stress", "calc.stress"}:
-                    found.append(
-                        f"stress: read from {keys} in {entry['unit']}, {entry['sign']} ({entry['sign_from']}); if the file "
-                        "means something else, declare units={...}, stress_sign or virial_sign."
-                    )
+            undeclared = "declared" not in (entry.get("sign_from", "declared"), entry.get("unit_from"))
+            if label == "stress" and undeclared and {*entry["keys"]} - {"stress", "calc.stress"}:
+                found.append(
+                    f"stress: read from {keys} in {entry['unit']}, {entry['sign']} ({entry['sign_from']}); if the "
+                    "file means something else, declare units={...}, stress_sign or virial_sign."
+                )
         return found + [f"{text} ({count} of {self.structures} structures)." for text, count in self.notes.items()]
 
-    def check_named(self, seen: frozenset[str] = frozenset()) -> None:
+    def check_named(self) -> None:
         """Every key that the user named must have been there at least once.
 
         Raises:
             DataError: names the key and the nearest one that exists.
         """
-        if not self.structures:
-            return
-        known = {key.removeprefix("calc.") for signature in self._plans for part in signature for key in part} | seen
+        known = set(self.state()["seen"])
         for label, key in self.rules.keys.items():
-            where = "stress" if label == "virial" else label
-            if key is not None and key not in {
-                k.rpartition("|")[0].removeprefix("calc.") for k in self.used.get(where, {})
-            } | {k.rpartition("|")[0] for k in self.used.get(where, {})}:
+            if self.structures and key is not None and key.removeprefix("calc.") not in known:
                 raise DataError(f"No structure has the key {key!r} that was named for {label}; {nearest(key, known)}")
 
 

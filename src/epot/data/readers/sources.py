@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,12 +94,8 @@ class Reading:
             start: from which file and frame on, for a reading that is continued.
             limit: stop after that many.
         """
-        count = 0
-        for structure, _, _ in self.located(start):
-            if limit is not None and count >= limit:
-                return
+        for structure, _, _ in islice(self.located(start), limit):
             yield structure
-            count += 1
 
     def located(self, start: tuple[int, int] = (0, 0)) -> Iterator[tuple[Structure, int, int]]:
         """Structures with the number of their file and of their frame in it."""
@@ -166,6 +163,17 @@ class Reading:
         """After everything was read: was every key there that the user named?"""
         for reader in self._readers.values():
             reader.check_named()
+
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, JSON: a reading that is continued begins with it."""
+        readers = {name: [r.defaults, r.state()] for name, r in self._readers.items()}
+        return {"counts": self._counts, "readers": readers}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self._counts = dict(state["counts"])
+        for name, (defaults, counted) in state["readers"].items():
+            self._reader(name, defaults).restore(counted)
 
     def provenance(self) -> dict[str, Any]:
         """Facts for :class:`Dataset`: files with hashes and counts, keys, units and signs, notes."""

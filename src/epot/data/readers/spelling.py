@@ -87,3 +87,8 @@ def _named(key: str, label: str, places: Mapping[str, Mapping[str, Any]]) -> lis
         return [Candidate("results", key, label)] if key in places["results"] else []
     order = ("arrays", "info", "results") if label in _PER_ATOM else ("info", "results", "arrays")
     return next(([Candidate(place, key, label)] for place in order if key in places[place]), [])
+
+
+def is_label(key: str, place: str) -> bool:
+    """Whether a reader would take a key of ``"info"`` or ``"arrays"`` for a label."""
+    return any(_matches(place, key, kind) for kind in _PATTERNS)

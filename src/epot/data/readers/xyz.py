@@ -181,7 +181,7 @@ def _json(text: str) -> Any:
         made = json.loads(text)
         array = np.array(made) if isinstance(made, list) else None
     except (ValueError, RecursionError) as why:
-        if isinstance(why, json.JSONDecodeError) or isinstance(why, RecursionError):
+        if isinstance(why, (json.JSONDecodeError, RecursionError)):
             raise Mistake(f"the comment line holds a _JSON value that is not JSON ({why}).", 1) from None
         return made  # a ragged list
     return array if array is not None and array.dtype.kind in "ifb" else made
