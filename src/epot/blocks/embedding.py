@@ -40,8 +40,18 @@ class ElementEmbedding(nn.Module):
         Raises:
             UnknownElementError: an element without a row.
         """
+        vectors, rows = self.present(numbers)
+        return vectors[rows]
+
+    def present(self, numbers: Int[Tensor, " atoms"]) -> tuple[Float[Tensor, "present features"], Tensor]:
+        """Vectors of those elements that are there, and which of them each atom has.
+
+        Raises:
+            UnknownElementError: an element without a row.
+        """
+        kinds, rows = self.rows(numbers).unique(return_inverse=True)
         try:
-            return nn.functional.embedding(self.rows(numbers), self.weight)
+            return self.weight.index_select(0, kinds), rows
         except IndexError:
             known = set(self.elements)
             unknown = sorted(set(numbers.tolist()) - known)

@@ -98,18 +98,33 @@ def _empty(body: Mapping[str, Tensor], numbers: tuple[int, ...], cutoff_function
 
 
 def _copy_interactions(model: PaiNN, body: Mapping[str, Tensor]) -> None:
+    """Schnetpack orders phi and the filters as (q, R, mu) and a as (q, mu, qmu)."""
     for k, (message, update) in enumerate(zip(model.messages, model.updates, strict=True)):
-        for kind, net, mlp in (("interactions", "interatomic", message.phi), ("mixing", "intraatomic", update.a)):
-            for n, layer in enumerate(mlp.layers):
-                for part in ("weight", "bias"):
-                    getattr(layer, part).copy_(body[f"{kind}.{k}.{net}_context_net.{n}.{part}"])
+        inner, outer = message.phi.layers
+        hidden, phi = (_dense(body, f"interactions.{k}.interatomic_context_net.{n}") for n in (0, 1))
+        inner.load_state_dict(hidden)
+        outer.load_state_dict({part: _ordered(v, (1, 0, 2)) for part, v in phi.items()})
+        hidden, a = (_dense(body, f"mixing.{k}.intraatomic_context_net.{n}") for n in (0, 1))
+        update.hidden.load_state_dict(hidden)
+        update.a.load_state_dict({part: _ordered(v, (0, 2)) for part, v in a.items()})
+        update.a_mu.load_state_dict({part: _ordered(v, (1,)) for part, v in a.items()})
         update.mix.weight.copy_(body[f"mixing.{k}.mu_channel_mix.weight"])
 
 
+def _dense(body: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {part: body[f"{name}.{part}"] for part in ("weight", "bias")}
+
+
+def _ordered(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Some thirds of the rows."""
+    thirds = tensor.chunk(3)
+    return torch.cat([thirds[k] for k in order])
+
+
 def _copy_filters(model: PaiNN, body: Mapping[str, Tensor]) -> None:
-    stacked = torch.cat([body["filter_net.weight"].T, body["filter_net.bias"][None]])
-    for ours, theirs in zip(model.filters, stacked.split(3 * model.n_features, 1), strict=True):
-        ours.copy_(theirs)
+    stacked = torch.cat([body["filter_net.weight"], body["filter_net.bias"][:, None]], 1)
+    for ours, theirs in zip(model.filters, stacked.split(3 * model.n_features), strict=True):
+        ours.copy_(_ordered(theirs, (1, 0, 2)).T)
 
 
 def _with_offsets(model: PaiNN, state: Mapping[str, Tensor], numbers: tuple[int, ...], unit: float) -> Potential:

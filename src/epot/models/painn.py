@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.functional import silu
 
 from ..blocks.embedding import ElementEmbedding
+from ..blocks.filtered_messages import Pairs, element_sums, filtered_messages
 from ..blocks.mlp import MLP, dense
-from ..blocks.neighborhood import Neighborhood, filtered, neighborhood
+from ..blocks.neighborhood import filtered, neighborhood
 from ..blocks.readout import LinearReadout
 from ..elements import to_number
 from ..errors import ConfigError
@@ -31,44 +32,53 @@ EPSILON = 1e-8  # inside the norm of Eq. 9, whose derivative at zero would not e
 
 
 class Message(nn.Module):
-    """Eqs. 7 and 8: what the neighbors say. ``phi = phi(q_j)``, three parts of F channels, each with its filter W."""
+    """Eqs. 7 and 8: what the neighbors say, ``phi(q_j)`` times a filter ``W_ij``, in three parts of F channels.
+
+    One (q) goes to the scalar, one (R) along the direction ``u_ij`` and one (mu) along the sender's vector.
+    """
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
         self.phi = MLP([n_features, n_features, 3 * n_features])
 
-    def forward(self, q: Tensor, mu: Tensor | None, near: Neighborhood, basis: Tensor, filters: Tensor):
-        """Changes of q and mu. ``mu=None``: no atom has a vector yet."""
-        n_atoms, n_slots, _ = basis.shape
+    def forward(self, q: Tensor, mu: Tensor, pairs: Pairs, filters: Tensor) -> tuple[Tensor, Tensor]:
+        """Changes of q and mu."""
         n_features = q.shape[1]
-        senders = near.senders.flatten()
-        w = (basis.flatten(0, 1) @ filters).view(n_atoms, n_slots, -1)
-        phi = self.phi(q)
-        x = phi.index_select(0, senders).view_as(w) * w
-        x_q, x_r, x_mu = x.split(n_features, -1)
-        dq = x_q.sum(1)
-        dmu = near.directions.transpose(1, 2) @ x_r
-        if mu is not None:
-            mu_j = mu.index_select(0, senders).view(n_atoms, n_slots, 3, n_features)
-            dmu = dmu + (x_mu.unsqueeze(2) * mu_j).sum(1)
-        return dq, dmu
+        phi_r, phi_q, phi_mu = self.phi(q).split(n_features, -1)
+        table = torch.cat([phi_r, phi_q, (phi_mu.unsqueeze(1) * mu).flatten(1)], -1)
+        dq, dmu = filtered_messages(table, filters, pairs).split([n_features, 3 * n_features], -1)
+        return dq, dmu.view(mu.shape)
+
+    def first(self, embedding: Tensor, rows: Tensor, pairs: Pairs, filters: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where mu is zero and ``q_j`` is known from the element of j: sums over neighbors come first."""
+        n_elements, n_features = embedding.shape
+        phi_r, phi_q, _ = self.phi(embedding).unsqueeze(1).split(n_features, -1)
+        w_r, w_q, _ = filters.split(n_features, -1)
+        scalars, vectors = element_sums(pairs, rows, n_elements).split([1, 3], 1)
+        dq = scalars.squeeze(1) @ (phi_q * w_q).flatten(0, 1)
+        dmu = vectors.flatten(0, 1) @ (phi_r * w_r).flatten(0, 1)
+        return dq, dmu.view(-1, 3, n_features)
 
 
 class Update(nn.Module):
-    """Eqs. 9 and 10: what an atom makes of it. ``[V, U] = mu W`` without bias, ``a`` from q and the norm of V."""
+    """Eqs. 9 and 10: what an atom makes of it. ``V, U = mu W`` without bias; ``a`` from q and the norm of V."""
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
         self.mix = dense(n_features, 2 * n_features, bias=False)
-        self.a = MLP([2 * n_features, n_features, 3 * n_features])
+        self.hidden = dense(2 * n_features, n_features)
+        self.a = dense(n_features, 2 * n_features)
+        self.a_mu = dense(n_features, n_features)
 
-    def forward(self, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        """Changes of q and mu."""
+    def forward(self, q: Tensor, mu: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
+        """Changes of q and, if ``vectors``, of mu."""
         n_features = q.shape[1]
-        v, u = self.mix(mu).split(n_features, -1)
+        v, u = self.mix(mu.flatten(0, 1)).view(-1, 3, 2 * n_features).split(n_features, -1)
         norm = (v.square().sum(1) + EPSILON).sqrt()
-        a_q, a_mu, a_qmu = self.a(torch.cat([q, norm], -1)).split(n_features, -1)
-        return a_q + a_qmu * (v * u).sum(1), a_mu.unsqueeze(1) * u
+        hidden = silu(self.hidden(torch.cat([q, norm], -1)))
+        a_q, a_qmu = self.a(hidden).split(n_features, -1)
+        dmu = self.a_mu(hidden).unsqueeze(1) * u if vectors else None
+        return a_q + a_qmu * (v * u).sum(1), dmu
 
 
 class PaiNN(Potential):
@@ -139,25 +149,28 @@ class PaiNN(Potential):
         return cls(n_features=8, n_layers=2, n_radial=5, cutoff=4.0)
 
     def forward(self, graph: Graph) -> Output:
-        q, _ = self.atoms(graph)
+        q, _ = self.atoms(graph, vectors=False)
         hidden = silu(self.hidden(q))
         energy, members = self.readout(hidden)
         return Output(energy, members, hidden)
 
-    def atoms(self, graph: Graph) -> tuple[Float[Tensor, "atoms F"], Float[Tensor, "atoms 3 F"]]:
-        """Q and mu after the last interaction."""
+    def atoms(self, graph: Graph, vectors: bool = True) -> tuple[Float[Tensor, "atoms F"], Tensor]:
+        """q, and mu ``(atoms, 3, F)``, after the last interaction; the energy needs no vectors of the last update."""
         near = neighborhood(graph, self.cutoff, self.hidden.weight.dtype)
-        basis = self._basis(near.distances)
-        q = self.embedding(graph.numbers)
-        mu = None
-        last = self.n_layers - 1
+        pairs = Pairs(near.senders, self._basis(near.distances), near.directions)
+        embedding, rows = self.embedding.present(graph.numbers)
+        q = embedding.index_select(0, rows)
         for layer in range(self.n_layers):
             message, update = (m[min(layer, len(m) - 1)] for m in (self.messages, self.updates))
             filters = self.filters[min(layer, len(self.filters) - 1)]
-            dq, dmu = message(q, mu, near, basis, filters)
-            q, mu = q + dq, dmu if mu is None else mu + dmu
-            dq, dmu = update(q, mu)
-            q, mu = q + dq, mu + dmu
+            if layer == 0:
+                dq, mu = message.first(embedding, rows, pairs, filters)
+            else:
+                dq, dmu = message(q, mu, pairs, filters)
+                mu = mu + dmu
+            q = q + dq
+            dq, dmu = update(q, mu, vectors or layer < self.n_layers - 1)
+            q, mu = q + dq, mu if dmu is None else mu + dmu
         return q, mu
 
     def _basis(self, distances: Tensor) -> Tensor:
