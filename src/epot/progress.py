@@ -18,7 +18,7 @@ class Bar:
     def __init__(self, progress: Any = None, task: Any = None) -> None:
         self._progress, self._task = progress, task
 
-    def advance(self, steps: float = 1) -> None:
+    def advance(self, steps: int | float = 1) -> None:
         if self._progress is not None:
             self._progress.advance(self._task, steps)
 
@@ -28,7 +28,7 @@ class Bar:
 
 
 @contextmanager
-def bar(label: str, total: float | None) -> Iterator[Bar]:
+def bar(label: str, total: int | float | None) -> Iterator[Bar]:
     """A bar on standard error while the block runs; a line at the end where there is no terminal.
 
     Args:

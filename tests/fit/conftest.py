@@ -41,7 +41,7 @@ def molecules():
         rng = np.random.default_rng(seed)
         made = []
         for k in range(n):
-            numbers = [[8, 1, 1], [8, 8, 1, 1], [8, 1, 1, 8, 1, 1]][k % 3]
+            numbers = np.array([[8, 1, 1], [8, 8, 1, 1], [8, 1, 1, 8, 1, 1]][k % 3])
             x = np.array([[0, 0, 0], [1.1, 0, 0], [0, 1.1, 0], [1.2, 1.2, 0.4], [0, 0.2, 1.3], [1.2, 0, 1.4]])[
                 : len(numbers)
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class Samples:
         *,
         targets: Sequence[str] = ("energy", "forces", "stress"),
         elements: Sequence[int] | None = None,
-        memory: float = 2e9,
+        memory: int | float = 2e9,
         label: str = "Neighbors",
     ) -> None:
         self.data, self.cutoff, self.targets, self.elements = data, cutoff, tuple(targets), elements
@@ -111,10 +112,13 @@ def join(labels: Sequence[Labels]) -> Labels:
     """Labels of several structures, in the order of :func:`epot.geometry.graph.collate`."""
     if len(labels) == 1:
         return labels[0]
-    join = lambda name: torch.cat([getattr(one, name) for one in labels])  # noqa: E731
-    tensors = {name: join(name) for name in Labels._fields if not name.startswith("any_")}
-    known = {name: any(getattr(one, name) for one in labels) for name in Labels._fields if name.startswith("any_")}
-    return Labels(**tensors, **known)
+    joined: dict[str, Any] = {
+        name: any(getattr(one, name) for one in labels)
+        if name.startswith("any_")
+        else torch.cat([getattr(one, name) for one in labels])
+        for name in Labels._fields
+    }
+    return Labels(**joined)
 
 
 def pack(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -38,7 +38,7 @@ class Labels(NamedTuple):
 
     def to(self, device: str | torch.device) -> Labels:
         """On another device."""
-        moved = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
         return self._replace(**moved)
 
     def want(self) -> tuple[str, ...]:

@@ -1,0 +1,95 @@
+"""Optimizers at equal cost: the same potential, data, loss and schedule, each for the same processor time.
+
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --seconds 120 --seeds 3
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --optimizers adamw:1e-3 adamw:2e-3 muon:1e-3 --seeds 1 --seconds 45
+
+The cost of a step is measured first (the least of several, in process time, so that other work on the machine does not
+count); each optimizer then gets as many epochs as fit into the budget, and its schedule ends with them. Prints one line
+a run and a table of medians over seeds. Data: rMD17 ethanol, official split 01, from the folder of EPOT_DATA.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+os.environ.setdefault("EPOT_PROGRESS", "0")
+
+DATA = Path(os.environ.get("EPOT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def state_of(args, seed):
+    from epot.data.readers import read
+    from epot.fit.config import build_potential
+    from epot.fit.recipe import FitState
+    from epot.fit.stages.offsets import FitOffsets
+
+    train = read(str(DATA / args.train))[: args.structures]
+    valid = read(str(DATA / args.test))[: args.validation]
+    model = {"name": "painn", "n_features": args.features, "n_layers": args.layers}
+    state = FitState(build_potential(model, train.elements, seed), train, valid, seed)
+    FitOffsets().run(state)
+    return state
+
+
+def stage_of(args, name, rate, epochs):
+    from epot.fit.stages.descend import Descend
+
+    given = dict(word.split("=") for word in args.set)
+    settings = {k: (v if k in ("loss", "schedule") else float(v)) for k, v in given.items()}
+    return Descend(
+        epochs=epochs, batch_atoms=args.batch_atoms, optimizer=name, learning_rate=rate or None, **settings
+    )
+
+
+def cost_of_step(args, name):
+    """Seconds of processor time of one step: the least of ten."""
+    loop = stage_of(args, name, 0.0, 10)._prepare(state_of(args, 0))
+    spent = []
+    for indices in (loop.batches() * 12)[:12]:
+        start = time.process_time()
+        loop.step(indices, 0.0)
+        spent.append(time.process_time() - start)
+    return min(spent[2:]), len(loop.batches())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--optimizers", nargs="+", default=["adamw", "muon", "soap"], help="name or name:rate")
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--structures", type=int, default=300)
+    parser.add_argument("--validation", type=int, default=100)
+    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--batch-atoms", type=int, default=90)
+    parser.add_argument("--train", default="rmd17/ethanol_train.xyz.gz")
+    parser.add_argument("--test", default="rmd17/ethanol_test.xyz.gz")
+    parser.add_argument("--set", nargs="*", default=[], help="other settings of Descend, such as ema=0.99 loss=huber")
+    args = parser.parse_args()
+    rows = {}
+    for seed in range(args.seeds):
+        for word in args.optimizers:
+            name, _, rate = word.partition(":")
+            if word not in rows:
+                rows[word] = {"cost": cost_of_step(args, name), "energy": [], "forces": []}
+            cost, per_epoch = rows[word]["cost"]
+            epochs = max(1, round(args.seconds / (cost * per_epoch)))
+            state = state_of(args, seed)
+            stage_of(args, name, float(rate or 0), epochs).run(state)
+            best = min((x for x in state.journal.lines if x["event"] == "epoch"), key=lambda x: x["score"])
+            rows[word]["energy"].append(1000 * best["valid_energy_mae"])
+            rows[word]["forces"].append(1000 * best["valid_forces_mae"])
+            facts = {k: best[k] for k in ("epoch", "step", "valid_energy_mae", "valid_forces_mae", "seconds")}
+            print(json.dumps({"optimizer": word, "seed": seed, "ms_per_step": 1000 * cost, "epochs": epochs} | facts), flush=True)
+    print(f"\n{args.seconds:.0f} s each, {args.seeds} seeds; median (least, most) of the validation MAE")
+    print(f"{'optimizer':16s}{'ms/step':>9s}{'energy, meV/atom':>28s}{'forces, meV/Å':>28s}")
+    for word, row in rows.items():
+        cells = [f"{statistics.median(row[k]):.3f} ({min(row[k]):.3f}, {max(row[k]):.3f})" for k in ("energy", "forces")]
+        print(f"{word:16s}{1000 * row['cost'][0]:9.1f}{cells[0]:>28s}{cells[1]:>28s}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+import pytest
+import torch
+
+from epot.fit import checkpoint, optimizers
+from epot.fit.optimizers import Muon, Soap, make, orthogonalize, split
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (6, 20), (20, 6), (3, 10, 7)])
+def test_newton_schulz_against_the_singular_value_decomposition(shape):
+    """Witness: U V^T of torch.linalg.svd; the iteration is designed to end within 0.3 of singular value 1."""
+    matrix = random(*shape)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    got = orthogonalize(matrix)
+    singular = torch.linalg.svdvals(got)
+    assert singular.min() > 0.65
+    assert singular.max() < 1.35
+    inside = u.mT @ got @ v.mT  # diagonal, if the singular vectors are kept
+    torch.testing.assert_close(inside, torch.diag_embed(torch.diagonal(inside, dim1=-2, dim2=-1)), rtol=0, atol=1e-12)
+    control = orthogonalize(matrix, steps=0)
+    assert torch.linalg.svdvals(control).min() < 0.5
+
+
+def quadratic(optimizer_class, steps=60, **settings):
+    """Minimize ||A W B - C||^2; returns the losses."""
+    a, b, c = random(8, 6, seed=1), random(5, 7, seed=2), random(8, 7, seed=3)
+    w = torch.nn.Parameter(torch.zeros(6, 5, dtype=torch.float64))
+    bias = torch.nn.Parameter(torch.zeros(7, dtype=torch.float64))
+    groups = [{"params": [w], "matrix": True, "weight_decay": 0.0}, {"params": [bias], "matrix": False}]
+    optimizer = optimizer_class(groups, **settings)
+    losses = []
+    for _ in range(steps):
+        loss = (a @ w @ b + bias - c).square().mean()
+        w.grad, bias.grad = torch.autograd.grad(loss, [w, bias])
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, optimizer, (w, bias)
+
+
+def test_the_rest_of_muon_is_adamw():
+    """Witness: torch.optim.AdamW on the same gradients."""
+    mine, other = (torch.nn.Parameter(random(5)) for _ in range(2))
+    ours = Muon([{"params": [mine], "matrix": False, "weight_decay": 0.1}], lr=0.03)
+    theirs = torch.optim.AdamW([other], lr=0.03, weight_decay=0.1)
+    for k in range(6):
+        grad = random(5, seed=10 + k)
+        mine.grad, other.grad = grad.clone(), grad.clone()
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+
+
+def test_muon_against_torch():
+    """Witness: torch.optim.Muon, which iterates in bfloat16, so to a few percent only."""
+    mine, other = (torch.nn.Parameter(random(6, 20).float()) for _ in range(2))
+    start = mine.detach().clone()
+    ours = Muon([{"params": [mine], "matrix": True, "weight_decay": 0.0}], lr=0.01)
+    theirs = torch.optim.Muon([other], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    for k in range(3):
+        grad = random(6, 20, seed=10 + k).float()
+        mine.grad, other.grad = grad.clone(), grad.clone()
+        ours.step()
+        theirs.step()
+    moved = (mine - start).norm()
+    assert (mine - other).norm() < 0.03 * moved
+    assert moved > 0.01
+
+
+def test_soap_without_rotation_is_adam():
+    """Witness: torch.optim.Adam; a preconditioner that is the identity (sides too long to rotate) changes nothing."""
+    mine, other = (torch.nn.Parameter(random(4, 3)) for _ in range(2))
+    ours = Soap([{"params": [mine], "matrix": True, "weight_decay": 0.0}], lr=0.03, largest=1)
+    theirs = torch.optim.Adam([other], lr=0.03, betas=(0.95, 0.95))
+    for k in range(6):
+        grad = random(4, 3, seed=10 + k)
+        mine.grad = grad.clone()
+        ours.step()
+        if k:  # the first gradient only sets the eigenbasis
+            other.grad = grad.clone()
+            theirs.step()
+    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+
+
+def test_soap_finds_the_eigenbasis():
+    """Witness: torch.linalg.eigh of the summed outer products, of gradients with well separated directions."""
+    optimizer = Soap([{"params": [torch.nn.Parameter(torch.zeros(4, 3, dtype=torch.float64))], "matrix": True}], lr=0.0)
+    p = optimizer.param_groups[0]["params"][0]
+    turn = torch.linalg.qr(random(4, 4))[0]
+    for k in range(200):
+        p.grad = turn @ (torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64)[:, None] * random(4, 3, seed=k))
+        optimizer.step()
+    state = optimizer.state[p]
+    exact = torch.linalg.eigh(state["l"])[1].flip(-1)
+    overlap = (exact.mT @ state["ql"]).abs()
+    assert overlap.diagonal().min() > 0.97
+
+
+@pytest.mark.parametrize("kind", [Muon, Soap])
+def test_optimizers_minimize(kind):
+    losses, _, _ = quadratic(kind, steps=300, lr=0.02)
+    assert losses[-1] < 0.35 * losses[0]
+    assert losses[-1] < losses[50]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "soap"])
+def test_state_survives_a_checkpoint(name, tmp_path):
+    def steps(optimizer, module, first, n):
+        for k in range(first, first + n):
+            for i, p in enumerate(module.parameters()):
+                p.grad = random(*p.shape, seed=100 * k + i).float()
+            optimizer.step()
+
+    def net():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3))
+
+    whole, first = net(), net()
+    optimizer = make(name, whole, 1e-2, 1e-3)
+    steps(optimizer, whole, 0, 15)
+    before = make(name, first, 1e-2, 1e-3)
+    steps(before, first, 0, 7)
+    tensors, facts = checkpoint.pack_optimizer(before)
+    checkpoint.save(tmp_path / "c.safetensors", tensors | checkpoint.prefixed("w", first.state_dict()), facts)
+    tensors, facts = checkpoint.load(tmp_path / "c.safetensors")
+    second = net()
+    second.load_state_dict(checkpoint.under("w", tensors))
+    after = make(name, second, 1e-2, 1e-3)
+    checkpoint.unpack_optimizer(after, {k: v for k, v in tensors.items() if not k.startswith("w/")}, facts)
+    steps(after, second, 7, 8)
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    fresh = net()
+    fresh.load_state_dict(first.state_dict())
+    steps(make(name, fresh, 1e-2, 1e-3), fresh, 7, 8)  # control: without its state it goes elsewhere
+    assert not torch.equal(next(fresh.parameters()), next(whole.parameters()))
+
+
+def test_only_matrices_decay(toynet):
+    potential = toynet()
+    matrices, others = split(potential)
+    names = {id(p): name for name, p in potential.named_parameters()}
+    assert sorted(names[id(p)] for p in matrices) == ["dense.weight", "mix.weight"]
+    assert sorted(names[id(p)] for p in others) == [
+        "dense.bias", "embedding.weight", "mix.bias", "readout.bias", "readout.weight",
+    ]  # fmt: skip
+    potential.mix.weight.requires_grad_(False)
+    assert len(split(potential)[0]) == 1
+    for name in optimizers.RATES:
+        decay = {g["weight_decay"] for g in make(name, potential, 1e-3, 0.1).param_groups if len(g["params"]) > 1}
+        assert decay == {0.0}
