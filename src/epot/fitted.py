@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from . import modelfile
+from . import files, modelfile
+from .data.readers.compressed import bare_name, writing
 from .data.structure import Structure
+from .data.writers import write_xyz
 from .elements import names
 from .errors import DataError, ModelError
 from .evaluate.errors import Errors, evaluate
@@ -146,6 +148,45 @@ class Fitted:
         items = dataset if isinstance(dataset, Sequence) and not _any_atoms(dataset) else _as_structures(dataset)
         return evaluate(self.potential, self.about, items, device=self.device, **options)
 
+    def write(self, structures: Sequence, path: str | os.PathLike, *, uncertainty: bool = True) -> dict[str, Any]:
+        """Predict into extended XYZ, one batch in memory at a time; the file is complete or not there.
+
+        Keys: ``energy forces stress energy_std forces_std stress_std`` (those that are defined), and ``outside``: why a
+        structure lies outside the domain. Labels that the structures had are left out.
+
+        Args:
+            structures: :class:`Structure` or ``ase.Atoms``.
+            path: ``.xyz``, or compressed (``.xyz.gz``).
+            uncertainty: False leaves the standard deviations out, which is faster with an ensemble.
+
+        Returns:
+            ``n_structures`` and ``outside``, how many of them lie outside the domain.
+
+        Raises:
+            DataError: another suffix, or the file cannot be written.
+            UnknownElementError: the potential does not know an element.
+        """
+        path, items = Path(path), _as_structures(structures)
+        if Path(bare_name(path)).suffix not in (".xyz", ".extxyz"):
+            raise DataError(f"Predictions are written as extended XYZ; {path.name} is not .xyz (or .xyz.gz, ...).")
+        periodic = any(s.pbc.all() for s in items)
+        want = ("energy", "forces", "stress") if periodic else ("energy", "forces")
+        found = estimates(
+            self.potential, items, want, calibration=self.calibration, domain=self.domain,
+            uncertainty=uncertainty, device=self.device,
+        )  # fmt: skip
+        facts = {"n_structures": 0, "outside": 0}
+
+        def frames() -> Iterator[Structure]:
+            for structure, estimate in zip(items, found, strict=True):
+                facts["n_structures"] += 1
+                facts["outside"] += bool(estimate.violations)
+                yield _labelled(structure, estimate)
+
+        with files.replacing(path) as beside, writing(beside, path.name.lower()) as out:
+            write_xyz(frames(), out)
+        return facts
+
     def calculator(self, **options: Any) -> Calculator:
         """An ASE calculator (:class:`epot.simulate.calculator.Calculator`, whose keyword arguments it takes)."""
         from .simulate.calculator import Calculator
@@ -170,6 +211,22 @@ class Fitted:
         kind = "none" if self.calibration is None else self.calibration.kind
         terms = terms or type(self.potential).__name__
         return f"Fitted({terms}; elements {names(self.elements) or 'any'}; uncertainty: {kind})"
+
+
+def _labelled(structure: Structure, estimate: Estimate) -> Structure:
+    """The structure with predictions as its labels, standard deviations beside them."""
+    info = dict(structure.info)
+    if estimate.energy_std is not None:
+        info["energy_std"] = estimate.energy_std
+    if estimate.stress_std is not None:
+        info["stress_std"] = estimate.stress_std.ravel()
+    if estimate.violations:
+        info["outside"] = "; ".join(estimate.violations)
+    spread = {} if estimate.forces_std is None else {"forces_std": estimate.forces_std}
+    return structure.replace(
+        energy=estimate.energy, forces=estimate.forces, stress=estimate.stress, charges=estimate.charges, dipole=None,
+        info=info, arrays=dict(structure.arrays) | spread,
+    )  # fmt: skip
 
 
 def _is_atoms(value: Any) -> bool:

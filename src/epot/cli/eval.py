@@ -1,0 +1,27 @@
+"""``epot eval``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def eval(  # noqa: A001
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    source: Annotated[str, typer.Argument(help="Labeled structures, in any format that epot reads.")],
+    index: Annotated[str | None, typer.Option(help="Which of them: 0, :100, ::10.")] = None,
+    worst: Annotated[int, typer.Option(help="How many of the worst structures to list.")] = 5,
+    fast: Annotated[bool, typer.Option("--fast", help="Without standard deviations.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Errors of a model on labeled structures: by element, by config_type, and whether its uncertainty foresees them.
+
+    Example: `epot eval runs/quickstart/model.epot test.xyz`
+    """
+    from ..data.readers import read
+    from ..fitted import Fitted
+
+    errors = Fitted.load(model, device).evaluate(read(source, index=index), worst=worst, uncertainty=not fast)
+    print(json.dumps(errors.to_json()) if as_json else errors.table())

@@ -1,0 +1,35 @@
+"""``epot predict``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    source: Annotated[str, typer.Argument(help="Structures, in any format that epot reads.")],
+    out: Annotated[Path, typer.Argument(help="Extended XYZ to write: out.xyz, out.xyz.gz.")],
+    index: Annotated[str | None, typer.Option(help="Which of them: 0, :100, ::10.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Without standard deviations.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Write energies, forces and stress of structures, with their standard deviations, as extended XYZ.
+
+    Keys: `energy`, `forces`, `stress` (where defined), `energy_std`, `forces_std`, `stress_std`; `outside` says why a
+    structure lies outside the data that the model was fitted to. Labels that the input had are not written.
+
+    Example: `epot predict model.epot new.xyz predicted.xyz`
+    """
+    from ..data.readers import read
+    from ..fitted import Fitted
+
+    facts = Fitted.load(model, device).write(read(source, index=index), out, uncertainty=not fast)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    print(f"Wrote {facts['n_structures']} structures to {out}.")
+    if facts["outside"]:
+        print(f"{facts['outside']} of them lie outside the data that the model was fitted to (key `outside`).")

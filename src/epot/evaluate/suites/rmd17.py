@@ -1,0 +1,30 @@
+"""Revised MD17: small molecules at 500 K, first official split.
+
+Christensen and von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018 (2020), doi:10.1088/2632-2153/abba6f.
+"""
+
+from functools import partial
+from typing import Any
+
+from ..bench import Suite, published
+
+MOLECULES = ("aspirin", "ethanol", "malonaldehyde", "toluene")
+
+
+def _rows(molecule: str) -> dict[str, Any]:
+    return published("rmd17")["suites"][molecule]["rows"]
+
+
+SUITES = [
+    Suite(
+        name=f"rmd17/{molecule}",
+        title=f"rMD17 {molecule}, split 01: 1000 structures (950 to fit, 50 to validate), 1000 to test",
+        train=f"rmd17/{molecule}_train.xyz.gz",
+        tests={"test": f"rmd17/{molecule}_test.xyz.gz"},
+        metric="mae",
+        n_valid=50,
+        rows=partial(_rows, molecule),
+        notes=("The rows of PaiNN, DimeNet and NewtonNet are of the original MD17, whose labels are noisier.",),
+    )
+    for molecule in MOLECULES
+]
