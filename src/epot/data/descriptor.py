@@ -7,6 +7,7 @@ per atom; and the composition. Not for fitting: for farthest-point selection.
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ..progress import track
 from .dataset import Dataset
@@ -18,19 +19,36 @@ WIDEST = 256  # features, above which element pairs share features by a fixed ra
 
 
 def pair_distances(structure: Structure, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unordered pairs (i, j, distance) below the cutoff, images included: ``(pairs,)`` each."""
-    from vesin import NeighborList
+    """Ordered pairs (i, j, distance) below the cutoff, each twice, periodic images included: ``(pairs,)`` each.
 
-    n, pbc = len(structure), structure.pbc
-    if n == 0 or (n == 1 and not pbc.any()):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    cell = np.where(pbc[:, None], structure.cell, 0.0)
-    if not pbc.all():  # open axes get unit vectors orthogonal to the periodic ones
-        _, _, basis = np.linalg.svd(cell)
-        cell[~pbc] = basis[int(pbc.sum()) :]
-    search = NeighborList(cutoff=cutoff, full_list=False)
-    i, j, d = search.compute(structure.positions, cell, [bool(p) for p in pbc], "ijd")
-    return i.astype(np.int64), j.astype(np.int64), d
+    Without the neighbor search of :mod:`epot.geometry`: a search tree over the atoms and their images.
+    """
+    n, pbc = len(structure), np.asarray(structure.pbc)
+    positions, images, owner = structure.positions, structure.positions, np.arange(n)
+    home = np.ones(n, dtype=bool)
+    if pbc.any():
+        cell = np.where(pbc[:, None], np.asarray(structure.cell), 0.0)
+        if not pbc.all():  # open axes get unit vectors orthogonal to the periodic ones
+            _, _, basis = np.linalg.svd(cell)
+            cell[~pbc] = basis[int(pbc.sum()) :]
+        if abs(np.linalg.det(cell)) < 1e-9:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        inverse = np.linalg.inv(cell)
+        reach = cutoff * np.linalg.norm(inverse, axis=0)  # of the cutoff, in cell vectors
+        scaled = positions @ inverse
+        scaled -= np.where(pbc, np.floor(scaled), 0.0)
+        positions = scaled @ cell
+        far = np.where(pbc, np.ceil(reach), 0).astype(int)
+        steps = [np.arange(-f, f + 1) for f in far]
+        shifts = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
+        everywhere = (scaled[None] + shifts[:, None]).reshape(-1, 3)
+        near = ((everywhere > -reach) & (everywhere < 1 + reach) | ~pbc).all(axis=1)
+        images, owner = everywhere[near] @ cell, np.tile(np.arange(n), len(shifts))[near]
+        home = np.repeat((shifts == 0).all(axis=1), n)[near]
+    found = cKDTree(positions).sparse_distance_matrix(cKDTree(images), cutoff, output_type="ndarray")
+    i, j = found["i"], found["j"]
+    other = ~(home[j] & (owner[j] == i))
+    return i[other], owner[j[other]], found["v"][other]
 
 
 def descriptors(data: Dataset) -> np.ndarray:

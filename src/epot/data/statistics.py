@@ -114,8 +114,9 @@ class Statistics:
             lines.append("total charge     " + pairs(self.charges))
         lines.append("formulas         " + pairs(self.formulas))
         for label, name, unit in (
-            ("energy per atom", "energy_per_atom", "eV"), ("force", "force", "eV/Å"), ("net force", "net_force", "eV/Å"),
-            ("stress", "stress", "eV/Å^3"), ("volume per atom", "volume_per_atom", "Å^3"),
+            ("energy per atom", "energy_per_atom", "eV"), ("force", "force", "eV/Å"),
+            ("net force", "net_force", "eV/Å"), ("stress", "stress", "eV/Å^3"),
+            ("volume per atom", "volume_per_atom", "Å^3"),
         ):  # fmt: skip
             found: Range = getattr(self, name)
             if found.count:

@@ -76,8 +76,9 @@ def _column(values: np.ndarray) -> tuple[str, list[list[str]]]:
 
 def _comment(structure: Structure, properties: str) -> str:
     parts: dict[str, Any] = {}
-    if structure.cell.any():
-        parts["Lattice"] = structure.cell.ravel()
+    cell = np.asarray(structure.cell)
+    if cell.any():
+        parts["Lattice"] = cell.ravel()
     parts["Properties"] = properties
     for name in ("energy", "stress", "dipole", "charge", "spin", "config_type", "group"):
         value = getattr(structure, name)

@@ -67,29 +67,20 @@ def _units(path: Path, arrays: Mapping[str, np.ndarray], rules: Rules) -> tuple[
     if missing := [name for name in ("energy", "length") if name not in rules.units]:
         raise DataError(
             f"{path} does not say its units, and its keys ({', '.join(arrays)}) are those of no known data set: "
-            f"declare the unit of {' and '.join(missing)} (units={{'energy': 'kcal/mol', 'length': 'Å'}}; on the command line "
-            "--unit energy=kcal/mol --unit length=Å)."
+            f"declare the unit of {' and '.join(missing)} (units={{'energy': 'kcal/mol', 'length': 'Å'}}; on the "
+            "command line --unit energy=kcal/mol --unit length=Å)."
         )
     return "declared", {}
 
 
 def _frames(path: Path, arrays: dict[str, np.ndarray], rules: Rules, first: int) -> Iterator[Frame]:
-    atoms = {name: next((arrays[k] for k in keys if k in arrays), None) for name, keys in _NAMES.items()}
-    numbers, positions = atoms["numbers"], atoms["positions"]
-    for name, value in (("numbers", numbers), ("positions", positions)):
-        if value is None:
-            raise DataError(
-                f"{path} has no {name}; expected one of {', '.join(_NAMES[name])}, it has {', '.join(arrays)}."
-            )
-    assert numbers is not None
-    assert positions is not None
+    numbers, positions = _needed(path, arrays, "numbers"), _needed(path, arrays, "positions")
+    cells, periodic = _first(arrays, "cell"), _first(arrays, "pbc")
     if positions.ndim != 3 or positions.shape[2] != 3:
         raise DataError(f"{path}: positions have shape {positions.shape}, expected (frames, atoms, 3).")
     count, n = positions.shape[:2]
     if numbers.shape not in ((n,), (count, n)) or numbers.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: numbers have shape {numbers.shape} and type {numbers.dtype}, expected ({n},) integers."
-        )
+        raise DataError(f"{path}: numbers are {numbers.dtype} of shape {numbers.shape}, expected ({n},) integers.")
     labels = _renamed(path, arrays, rules, count)
     zero = np.zeros((3, 3))
     for k in range(first, count):
@@ -123,9 +114,8 @@ def _needed(path: Path, arrays: Mapping[str, np.ndarray], name: str) -> np.ndarr
 def _renamed(path: Path, arrays: Mapping[str, np.ndarray], rules: Rules, count: int) -> dict[str, np.ndarray]:
     """Arrays with one entry per frame; those of labels under the label's name, unless the user named another."""
     atoms = {key for keys in _NAMES.values() for key in keys}
-    found = {
-        k: v for k, v in arrays.items() if k not in atoms and v.ndim and len(v) == count and v.dtype.kind in "biuf"
-    }
+    rest = {k: v for k, v in arrays.items() if k not in atoms and v.dtype.kind in "biuf"}
+    found = {k: v for k, v in rest.items() if v.ndim and len(v) == count}
     for label, keys in _LABELS.items():
         there = [key for key in keys if key in arrays]
         if label in rules.keys or not there:

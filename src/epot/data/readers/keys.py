@@ -214,10 +214,8 @@ class Interpreter:
     def _stress_factor(self) -> float:
         if "stress" not in self._factors:
             energy, length = self._unit("energy"), self._unit("length")
-            if "stress" not in self.rules.units | self.defaults and (_units.energy(energy), _units.length(length)) != (
-                1.0,
-                1.0,
-            ):
+            foreign = _units.energy(energy) != 1.0 or _units.length(length) != 1.0
+            if foreign and "stress" not in {*self.rules.units, *self.defaults}:
                 raise DataError(
                     f"The energy is declared in {energy} and lengths in {length}, but the unit of the stress is not: "
                     "declare it (units={'stress': 'GPa'}) or leave it out (keys={'stress': None})."
