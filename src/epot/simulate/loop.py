@@ -94,14 +94,14 @@ class Loop:
         began, first = clock.monotonic(), self.step
         stride = max(1, min(10, n_steps // 100))
         try:
-            with bar(f"md {self.settings['ensemble']}", n_steps) as shown:
-                shown.advance(first)
+            with bar(f"md {self.settings['ensemble']}", float(n_steps)) as shown:
+                shown.advance(float(first))
                 while self.step < n_steps:
                     self._safely(self.integrator.step)
                     self.step += 1
                     self._after(n_steps, checkpoint_every)
                     if self.step % stride == 0 or self.step == n_steps:
-                        shown.advance(self.step - first)
+                        shown.advance(float(self.step - first))
                         first = self.step
                         if self.step % (10 * stride) == 0:
                             shown.note(f"{self.integrator.temperature():.0f} K")

@@ -56,7 +56,7 @@ class SkinPairs:
         self._offset_cell: Tensor | None = None
 
     def graph(
-        self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, charge: float
+        self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, charge: float = 0.0
     ) -> Graph:
         """The graph of a structure.
 
@@ -87,11 +87,11 @@ class SkinPairs:
         if not np.array_equal(cell[pbc], self._cell[pbc]):  # deformed along the periodic axes, as it was across them
             deformation = np.eye(3) + np.linalg.pinv(self._cell[pbc]) @ (cell[pbc] - self._cell[pbc])
             start = start @ deformation
-            reach *= np.linalg.svd(deformation, compute_uv=False)[-1]
+            reach *= float(np.linalg.svd(deformation, compute_uv=False)[-1])
         moved = positions - start
         moved -= moved.mean(0)
         farthest = float(np.einsum("ia,ia->i", moved, moved).max(initial=0.0)) ** 0.5
-        return reach - 2 * farthest >= self.cutoff + ROUNDING
+        return bool(reach - 2 * farthest >= self.cutoff + ROUNDING)
 
     def _search(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
         self.searches += 1
