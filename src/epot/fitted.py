@@ -72,7 +72,7 @@ class Fitted:
     @property
     def domain(self) -> Domain | None:
         """The ranges of the training set; None where they were not recorded."""
-        return Domain.from_json(self.about["domain"]) if self.about.get("domain") else None
+        return Domain.of(self.about)
 
     @overload
     def predict(

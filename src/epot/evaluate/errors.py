@@ -142,7 +142,7 @@ def evaluate(
         UnknownElementError: the potential does not know an element.
     """
     start = time.monotonic()
-    calibration, domain = Calibration.of(about), Domain.from_json(about["domain"]) if about.get("domain") else None
+    calibration, domain = Calibration.of(about), Domain.of(about)
     want = _wanted(dataset)
     total = len(dataset) if isinstance(dataset, Sequence) else None
     collected = _Collected(every=max(1, math.ceil((total or 0) / KEPT)), worst=worst)

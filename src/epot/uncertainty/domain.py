@@ -220,6 +220,12 @@ class Domain:
         except (KeyError, TypeError, ValueError, AttributeError) as why:
             raise ModelFileError(f"The domain in this model file cannot be read: {why!r}.") from why
 
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Domain | None:
+        """The domain that travels with a potential; None where the ranges of its training set were not recorded."""
+        made = about.get("domain") or {}
+        return cls.from_json(made) if set(made) - {"forces_std"} else None
+
 
 def warn(found: list[list[str]], what: str = "structure") -> None:
     """One warning for all violations of a call.
