@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from operator import index
+from typing import SupportsIndex
 
 from .errors import ConfigError
 
@@ -15,7 +16,7 @@ NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
 N_ELEMENTS = len(SYMBOLS)
 
 
-def to_number(element: str | int) -> int:
+def to_number(element: str | SupportsIndex) -> int:
     """Atomic number of a symbol or number.
 
     Raises:

@@ -114,9 +114,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raw = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as why:  # safetensors raises its own, and whatever torch makes of odd shapes and types
-        raise ModelFileError(
-            f"{path} is not a complete model file: it is cut short or something else ({why})."
-        ) from why
+        raise ModelFileError(f"{path} is not a model file, or not a complete one: {why}") from why
     if raw is None:
         raise ModelFileError(f"{path} is a safetensors file, but not one that epot wrote: it has no {KEY!r} header.")
     try:

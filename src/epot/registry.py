@@ -43,8 +43,6 @@ def get(name: str) -> type:
     Raises:
         ConfigError: no model or term has this name; the nearest one is named.
     """
-    if not isinstance(name, str):
-        raise ConfigError(f"The name of a model is a word; it was given {name!r}.")
     for folder in FOLDERS:
         if name in names(folder):
             spec = f"{folder}.{name}"
@@ -143,7 +141,10 @@ def make(config: str | Mapping[str, Any]) -> Any:
     config = {"name": config} if isinstance(config, str) else dict(config)
     if "name" not in config:
         raise ConfigError(f"A configuration needs a 'name'; this one has {', '.join(config) or 'nothing'}.")
-    kind = get(config.pop("name"))
+    name = config.pop("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"The name of a model is a word; it was given {name!r}.")
+    kind = get(name)
     if hasattr(kind, "from_config"):
         return kind.from_config(config)
     return kind(**check(kind, config))

@@ -15,7 +15,7 @@ KCAL_MOL = 0.0433641042  # thermochemical calorie, 4.184 J
 KJ_MOL = 0.0103642697
 GPA = 1 / 160.21766339999997  # eV/Å^3
 KBAR = GPA / 10
-DEBYE = 0.2081943427  # e Å
+DEBYE = 0.2081943327  # e Å
 KB = 8.617333262e-5  # eV / K
 
 ENERGY = {

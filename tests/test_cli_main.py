@@ -1,0 +1,61 @@
+"""The command line: commands are found, help is there, errors are one line and exit code 1."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from epot import registry
+from epot.cli import main as cli
+from epot.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def app():
+    if not cli.app.registered_commands:
+        cli._register()
+    return cli.app
+
+
+def commands(app) -> list[str]:
+    return [c.name for c in app.registered_commands] + [g.name for g in app.registered_groups]
+
+
+def test_every_command_has_help_with_an_example(app):
+    assert {"models", "cite"} <= set(commands(app))
+    for name in commands(app):
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+        assert shown.exit_code == 0, name
+        assert "xample" in shown.output, f"`epot {name} --help` shows no example"
+        assert f"epot {name}" in shown.output, f"`epot {name} --help` shows no example"
+
+
+def test_models_as_json(app):
+    shown = CliRunner().invoke(app, ["models", "--json"])
+    assert sorted(json.loads(shown.output)) == registry.names()
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_arguments_of_a_model(app, name):
+    shown = CliRunner().invoke(app, ["models", name, "--json"])
+    assert json.loads(shown.output)["name"] == name
+    assert "cutoff" in CliRunner().invoke(app, ["models", name]).output
+
+
+def test_an_error_of_ours_is_a_message_and_exit_code_1():
+    done = subprocess.run([sys.executable, "-m", "epot.cli.main", "models", "painnn"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("epot: There is no model called 'painnn'")
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_are_ours(app):
+    with pytest.raises(ConfigError):
+        CliRunner().invoke(app, ["models", "nothing"], catch_exceptions=False)
+
+
+def test_cite(app):
+    for name in registry.names():
+        assert CliRunner().invoke(app, ["cite", name]).output.startswith("@")
