@@ -135,7 +135,7 @@ class Soap(nn.Module):
     def coefficients(self, graph: Graph) -> list[Tensor]:
         """``c^a_nlm`` with the atom's own density, for each l ``(atoms, channels, 2l+1)``. Differentiable."""
         species = self.species(graph)
-        slots = neighbor_slots(graph, species, self.n_species)
+        slots = neighbor_slots(graph, species, self.elements)
         vectors = graph.vectors().to(self.center.dtype)
         empty = vectors.new_tensor([[self.cutoff, 0.0, 0.0]])
         vectors = torch.cat([vectors, empty]).index_select(0, slots.flatten())
@@ -204,14 +204,14 @@ def _cutoff_with_slope(r: Tensor, cutoff: float, width: float) -> tuple[Tensor, 
     return shifted_cosine_cutoff(r, cutoff, width), -0.5 * math.pi / width * torch.sin(math.pi * x)
 
 
-def neighbor_slots(graph: Graph, species: Tensor, n_species: int) -> Int[Tensor, "rows neighbors"]:
+def neighbor_slots(graph: Graph, species: Tensor, elements: tuple[int, ...]) -> Int[Tensor, "rows neighbors"]:
     """Index of the pair in each slot of a dense neighbor axis, a row for each atom and species of neighbor.
 
     Rows are ordered by atom, then species; ``n_pairs`` where a slot is empty. Kept with the graph.
     """
-    if n_species == 1:
+    if len(elements) == 1:
         return graph.padded()
-    return graph._once(f"slots{n_species}", lambda: _slots(graph, species, n_species))
+    return graph._once(f"slots{elements}", lambda: _slots(graph, species, len(elements)))
 
 
 def _slots(graph: Graph, species: Tensor, n_species: int) -> Tensor:
@@ -227,7 +227,7 @@ def _slots(graph: Graph, species: Tensor, n_species: int) -> Tensor:
     return torch.where(slot < counts[:, None], order[index], graph.n_pairs)
 
 
-def _check(**sizes: float) -> None:
+def _check(**sizes: float | int) -> None:
     for name, value in sizes.items():
         if not value > 0:
             raise ConfigError(f"SOAP's {name} is {value}; it must be positive.")
