@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def write(data: Dataset, path: str | os.PathLike) -> Path:
     return path
 
 
-def write_xyz(structures: Iterable[Structure], out: IO[bytes]) -> None:
+def write_xyz(structures: Iterable[Structure], out: Any) -> None:
     """Frames of extended XYZ as ASE reads them: ``energy`` eV, ``forces`` eV/Å, ``stress`` eV/Å^3, ...
 
     A leftover key that a reader would take for a label (a second energy) is written with ``other_`` before it.

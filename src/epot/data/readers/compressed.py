@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...errors import DataError
 
@@ -35,7 +35,7 @@ def _zstandard() -> Any:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[IO[bytes]]:
+def reading(path: Path) -> Iterator[Any]:
     """The bytes of a file, decompressed; what the first bytes say counts, not the name.
 
     Raises:
@@ -62,7 +62,7 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def writing(path: Path, name: str) -> Iterator[IO[bytes]]:
+def writing(path: Path, name: str) -> Iterator[Any]:
     """A stream into ``path``, compressed as the suffix of ``name`` says."""
     with path.open("wb") as raw:
         if name.endswith(".zst"):

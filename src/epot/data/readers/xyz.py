@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,11 @@ class Column(NamedTuple):
     kind: str
     start: int
     width: int
+
+    @property
+    def range(self) -> range:
+        """Its columns, of an atom line."""
+        return range(self.start, self.start + self.width)
 
 
 class Mistake(Exception):
@@ -84,7 +89,7 @@ def frames(path: Path, start: int = 0, name: str | None = None) -> Iterator[Fram
             line += n + 1
 
 
-def _lines(first: bytes, stream: IO[bytes]) -> tuple[int, str, list[bytes]]:
+def _lines(first: bytes, stream: Any) -> tuple[int, str, list[bytes]]:
     try:
         n = int(first)
     except ValueError:
@@ -97,7 +102,7 @@ def _lines(first: bytes, stream: IO[bytes]) -> tuple[int, str, list[bytes]]:
         raise Mistake("the file ends before the comment line: it is truncated.", 1)
     body = list(islice(stream, n))
     if len(body) < n:
-        raise Mistake(f"the file ends after {len(body)} of {n} atom lines: it is truncated.", 1 + len(body))
+        raise Mistake(f"the file ends after {len(body)} of {n} atom lines: it is truncated.", 2 + len(body))
     try:
         return n, header.decode("utf-8"), body
     except UnicodeDecodeError as why:
@@ -218,8 +223,9 @@ def _parse_body(n: int, columns: tuple[Column, ...], total: int, body: list[byte
             block = np.array(tokens, dtype=np.float64).reshape(n, total - 1)
         except ValueError:
             _explain_count(body, total)
-            _explain_number(body, 1, total)
-            raise Mistake("an atom line holds something that is not a number.") from None
+            for column in columns[1:]:
+                _explain_token(column, [[line.split()[k] for line in body] for k in column.range])
+            raise Mistake("an atom line holds something that is not a number.", -1) from None
         found = {"species": _numbers(species, body)}
         for column in columns[1:]:
             part = block[:, column.start - 1 : column.start - 1 + column.width]
@@ -227,24 +233,34 @@ def _parse_body(n: int, columns: tuple[Column, ...], total: int, body: list[byte
         return found
     _explain_count(body, total)
     table = [tokens[k::total] for k in range(total)]
-    return {c.name: _column(c, table[c.start : c.start + c.width], n, body) for c in columns}
+    return {c.name: _column(c, [table[k] for k in c.range], n, body) for c in columns}
+
+
+_CONVERT: dict[str, Any] = {"R": float, "I": int, "L": lambda t: _BOOLEANS[t.decode()], "S": lambda t: t.decode()}
+_TYPES = {"R": np.float64, "I": np.int64, "L": np.bool_, "S": np.str_}
 
 
 def _column(column: Column, parts: list[list[bytes]], n: int, body: list[bytes]) -> np.ndarray:
     if column.name == "species":
         return _numbers(parts[0], body)
+    convert = _CONVERT[column.kind]
     try:
-        if column.kind == "R":
-            made = np.array([np.array(p, dtype=np.float64) for p in parts])
-        elif column.kind == "I":
-            made = np.array([[int(x) for x in p] for p in parts], dtype=np.int64)
-        elif column.kind == "L":
-            made = np.array([[_BOOLEANS[x.decode()] for x in p] for p in parts], dtype=bool)
-        else:
-            made = np.array([[x.decode() for x in p] for p in parts])
-    except (ValueError, KeyError, OverflowError) as why:
-        raise Mistake(f"column `{column.name}:{column.kind}` holds something else ({why}).", -1) from None
+        made = np.array([[convert(token) for token in part] for part in parts], dtype=_TYPES[column.kind])
+    except (ValueError, KeyError, OverflowError):
+        _explain_token(column, parts)
+        raise Mistake(f"column `{column.name}:{column.kind}` holds a number that is too large.", -1) from None
     return made[0] if column.width == 1 else made.T.copy()
+
+
+def _explain_token(column: Column, parts: list[list[bytes]]) -> None:
+    what = {"R": "a number", "I": "a whole number", "L": "T or F", "S": "UTF-8 text"}[column.kind]
+    for part in parts:
+        for k, token in enumerate(part):
+            try:
+                _CONVERT[column.kind](token)
+            except (ValueError, KeyError):
+                given = token.decode("utf-8", "replace")
+                raise Mistake(f"{given!r} in column `{column.name}:{column.kind}` is not {what}.", 2 + k) from None
 
 
 _KNOWN: dict[bytes, int] = {symbol.encode(): z for symbol, z in NUMBERS.items()}
@@ -272,15 +288,6 @@ def _explain_count(body: list[bytes], total: int) -> None:
         if (given := len(line.split())) != total:
             text = line[:80].decode("utf-8", "replace").strip()
             raise Mistake(f"expected {total} columns as `Properties` says, got {given}: {text!r}.", 2 + k)
-
-
-def _explain_number(body: list[bytes], first: int, total: int) -> None:
-    for k, line in enumerate(body):
-        for token in line.split()[first:total]:
-            try:
-                float(token)
-            except ValueError:
-                raise Mistake(f"{token.decode('utf-8', 'replace')!r} is not a number.", 2 + k) from None
 
 
 def _cell(lattice: Any) -> np.ndarray:
