@@ -213,6 +213,7 @@ class Loop:
         self.files.close()
         summary = summarize(thermo, len(self.atoms), self.settings["timestep"]) | {
             "ensemble": self.settings["ensemble"],
+            "temperature_target_K": None if self.settings["ensemble"] == "nve" else self.settings["temperature"],
             "guard": {"policy": self.guard.policy, **{k: self.guard.counts[k] for k in ("outside", "broken")}},
             "reasons": self.reasons,
         }

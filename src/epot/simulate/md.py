@@ -10,6 +10,7 @@ from typing import Any
 
 import ase
 import numpy as np
+import torch
 from ase.calculators.calculator import BaseCalculator
 
 from ..data.structure import Structure
@@ -22,6 +23,9 @@ from .guard import Guard
 from .integrators import Bussi, CellRescaling, Langevin, VelocityVerlet, draw_momenta
 from .loop import Loop, Run
 from .runfolder import RunFolder
+from .thermo import read_thermo
+
+__all__ = ["ENSEMBLES", "Run", "Settings", "read_thermo", "run_md"]
 
 ENSEMBLES: dict[str, tuple[type[VelocityVerlet], dict[str, Any]]] = {
     "nve": (VelocityVerlet, {}),
@@ -89,7 +93,7 @@ def run_md(
     potential: Potential | BaseCalculator,
     *,
     steps: int | None = None,
-    time: float | None = None,
+    time: float | int | None = None,
     folder: str | os.PathLike | None = None,
     about: Mapping[str, Any] | None = None,
     guard: Guard | str | Mapping[str, Any] = "warn",
@@ -139,7 +143,7 @@ def run_md(
     return loop.finish()
 
 
-def _steps(steps: int | None, time: float | None, timestep: float) -> int:
+def _steps(steps: int | None, time: float | int | None, timestep: float) -> int:
     if (steps is None) == (time is None):
         raise ConfigError("Give one of `steps` (how many) and `time` (fs).")
     made = steps if steps is not None else round(float(time or 0.0) / timestep)
@@ -193,5 +197,6 @@ def _fingerprint(potential: Potential | BaseCalculator) -> str:
         return potential.name
     digest = hashlib.sha256(type(potential).__name__.encode())
     for name, tensor in sorted(potential.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(name.encode() + raw.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -122,6 +122,41 @@ def relax(
         max_stress=float(np.abs(moving.get_stress()).max()) if moving.pbc.all() else None,
         violations=_violations(moving),
     )
+
+
+def relax_all(
+    structures: Iterable[ase.Atoms | Structure],
+    potential: Potential | BaseCalculator,
+    out: str | os.PathLike,
+    *,
+    trajectory: str | os.PathLike | None = None,
+    **options: Any,
+) -> list[Relaxed]:
+    """Relax several structures and write the ends as extended XYZ; each is in the file as soon as it is done.
+
+    Args:
+        structures: where to start.
+        potential: as for :func:`relax`.
+        out: extended XYZ, replaced if it exists.
+        trajectory: with every step; of several structures each gets its own, numbered.
+        **options: of :func:`relax`.
+
+    Raises:
+        ConfigError, SimulationError: as :func:`relax`.
+    """
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    starts = list(structures)
+    found = []
+    for k, start in enumerate(starts):
+        own = None if trajectory is None else Path(trajectory)
+        if own is not None and len(starts) > 1:
+            own = own.with_name(f"{own.stem}-{k}{own.suffix}")
+        found.append(relax(start, potential, trajectory=own, **options))
+        if k == 0:
+            path.write_text("", encoding="utf-8")
+        _write_frame(path, found[-1].atoms, found[-1].steps)
+    return found
 
 
 def _descend(
