@@ -19,12 +19,19 @@ def structures():
     rng = np.random.default_rng(0)
     cell = np.diag([5.0, 6.0, 7.0])
     stress = rng.normal(size=(3, 3)) * 0.01
+    open_axis = {"cell": np.diag([9.0] * 3), "pbc": [True, True, False]}
     return [
         Structure(np.array([8, 1, 1]), WATER, energy=-20.0, forces=rng.normal(size=(3, 3))),
-        Structure(np.array([8, 1]), WATER[:2], energy=-12.0, stress=stress, cell=np.diag([9.0] * 3), pbc=[True, True, False]),
-        Structure(np.array([1, 1, 1, 8]), np.vstack([WATER, [[2.0, 2, 2]]]), forces=rng.normal(size=(4, 3)), stress=stress,
-                  cell=cell, pbc=True),
-    ]  # fmt: skip
+        Structure(np.array([8, 1]), WATER[:2], energy=-12.0, stress=stress, **open_axis),
+        Structure(
+            np.array([1, 1, 1, 8]),
+            np.vstack([WATER, [[2.0, 2, 2]]]),
+            forces=rng.normal(size=(4, 3)),
+            stress=stress,
+            cell=cell,
+            pbc=True,
+        ),
+    ]
 
 
 def made_and_labels(targets=("energy", "forces", "stress")):

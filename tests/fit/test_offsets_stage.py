@@ -54,7 +54,8 @@ def test_collinear_compositions_are_explained_and_sums_still_right():
 
 
 def test_only_the_loose_elements_are_named():
-    made = regress(Dataset([structure({1: 2, 8: 1}), structure({1: 4, 8: 2}), structure({6: 3, 1: 2, 8: 1})]), (1, 6, 8))
+    counts = [{1: 2, 8: 1}, {1: 4, 8: 2}, {6: 3, 1: 2, 8: 1}]
+    made = regress(Dataset([structure(c) for c in counts]), (1, 6, 8))
     assert made.rank == 2
     loose = np.abs(made.free).max(1) > 1e-6
     assert loose.tolist() == [True, False, True]

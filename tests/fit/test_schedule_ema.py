@@ -64,9 +64,16 @@ def test_average_is_applied_only_inside_the_block_even_on_error():
     average = Average({"w": w}, decay=0.0)
     with torch.no_grad():
         w.fill_(3.0)
-    with pytest.raises(RuntimeError, match="stop"), average.applied():
-        assert w.tolist() == [1.0, 1.0]
-        raise RuntimeError("stop")
+    seen = []
+
+    def fail():
+        with average.applied():
+            seen.append(w.tolist())
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert seen == [[1.0, 1.0]]
     assert w.tolist() == [3.0, 3.0]
 
 

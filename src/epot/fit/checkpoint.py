@@ -12,8 +12,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..errors import FitError, ModelFileError
-from ..modelfile import write_atomic
+from ..errors import EpotError, FitError
+from ..files import write_atomic
 from ..typing import Tensor
 
 KEY = "epot-checkpoint"
@@ -29,7 +29,7 @@ def save(path: str | os.PathLike, tensors: Mapping[str, Tensor], facts: Mapping[
     payload = safetensors.torch.save(kept, metadata={KEY: json.dumps(dict(facts))})
     try:
         write_atomic(path, payload)
-    except ModelFileError as why:
+    except EpotError as why:
         raise FitError(
             f"The checkpoint could not be written: {why} Free some space and run the same command again: "
             "it continues from the previous checkpoint."

@@ -118,8 +118,8 @@ def check_elements(train: Dataset, valid: Dataset | None, known: Sequence[int] |
 def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset | None]:
     """Training and validation structures: whole groups are held out, never a part of one.
 
-    Structures without a group are groups of their own. Where the data are one group (one trajectory) it has to be
-    torn. Isolated atoms and structures that alone hold an element stay in the training set.
+    Structures without a group are groups of their own. Where no group is small enough (the data are one trajectory)
+    groups are torn. Isolated atoms and structures that alone hold an element stay in the training set.
 
     Args:
         data: all.
@@ -129,20 +129,8 @@ def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Datas
     groups: dict[Any, list[int]] = {}
     for index, s in enumerate(data):
         groups.setdefault(("group", s.group) if s.group is not None else index, []).append(index)
-    if len(groups) < 3:
-        groups = {k: [k] for k in range(len(data))}
-    held: list[int] = []
-    left = Counter(z for s in data for z in set(s.numbers.tolist()))
-    wanted = round(share * len(data))
-    order = list(groups.values())
-    for k in np.random.default_rng(seed).permutation(len(order)):
-        members = order[int(k)]
-        structures = [data[i] for i in members]
-        used = Counter(z for s in structures for z in set(s.numbers.tolist()))
-        fits = len(held) + len(members) <= wanted and all(len(s) > 1 for s in structures)
-        if fits and all(left[z] > n for z, n in used.items()):
-            held += members
-            left.subtract(used)
+    singles = [[k] for k in range(len(data))]
+    held = _choose(data, list(groups.values()), share, seed) or _choose(data, singles, share, seed)
     if not held:
         return data, None
     chosen = set(held)
@@ -150,6 +138,21 @@ def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Datas
     for part, name in ((train, "train"), (valid, "valid")):
         part.provenance |= {"split": {"by": "group", "part": name, "share": share, "seed": seed, "of": len(data)}}
     return train, valid
+
+
+def _choose(data: Dataset, groups: list[list[int]], share: float, seed: int) -> list[int]:
+    """Indices of groups that together are at most ``share`` of the data and take no element away from the rest."""
+    held: list[int] = []
+    left = Counter(z for s in data for z in set(s.numbers.tolist()))
+    wanted = round(share * len(data))
+    for k in np.random.default_rng(seed).permutation(len(groups)):
+        structures = [data[i] for i in groups[int(k)]]
+        used = Counter(z for s in structures for z in set(s.numbers.tolist()))
+        fits = len(held) + len(structures) <= wanted and all(len(s) > 1 or s.pbc.any() for s in structures)
+        if fits and all(left[z] > n for z, n in used.items()):
+            held += groups[int(k)]
+            left.subtract(used)
+    return held
 
 
 def fingerprint(data: Dataset) -> str:

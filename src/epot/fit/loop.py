@@ -243,9 +243,11 @@ class Loop:
             checkpoint.unpack_optimizer(self.optimizer, checkpoint.under("optimizer", tensors), facts["optimizer"])
         except (RuntimeError, ValueError, KeyError) as why:
             raise FitError(f"{path} does not belong to this fit ({why}). Use another folder.") from why
-        self.average.values = {k: v.to(self.state.device) for k, v in checkpoint.under("average", tensors).items()}
+        device = self.state.device
+        average, best = checkpoint.under("average", tensors), checkpoint.under("best", tensors)
+        self.average.values = {k: average[k].to(device) for k in self.parameters}  # in their order: a file has another
         self.average.steps = facts["average_steps"]
-        self.best = {k: v.to(self.state.device) for k, v in checkpoint.under("best", tensors).items()}
+        self.best = {k: best[k].to(device) for k in self.parameters}
         self.plateau.restore(facts["plateau"])
         self.at = Position(**facts["position"])
         torch.set_rng_state(tensors["random"])

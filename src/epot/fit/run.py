@@ -19,6 +19,7 @@ from ..data.dataset import Dataset
 from ..data.structure import Structure
 from ..elements import SYMBOLS
 from ..errors import ConfigError, FitError
+from ..files import write_atomic
 from ..potential import Potential
 from ..uncertainty.domain import Domain
 from . import checkpoint, checks, config, metrics
@@ -182,7 +183,7 @@ def _claim(folder: Path | None, settings: dict[str, Any]) -> None:
             _same(folder, config.first_difference(before, now, f"data.{part}.sha256"))
         return
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
-    modelfile.write_atomic(path, text.encode())
+    write_atomic(path, text.encode())
 
 
 def _same(folder: Path, difference: str | None) -> None:
@@ -259,7 +260,7 @@ def _finish(state: FitState, plan: list[Stage], settings: dict[str, Any]) -> Fit
     return state
 
 
-def _errors(state: FitState, data: Dataset, seed: int) -> dict[str, float]:
+def _errors(state: FitState, data: Dataset, seed: int) -> dict[str, int | float]:
     if len(data) > EVALUATED:
         data = data[np.sort(np.random.default_rng(seed).permutation(len(data))[:EVALUATED])]
     potential = state.potential
