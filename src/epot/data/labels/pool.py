@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 from ...errors import EngineError
 from ..structure import Structure
-from .engines import Engine
+from .engines import Engine, options_of
 from .task import attempt, pack
 
 Answer = dict[str, Any]
@@ -23,7 +26,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 def run(
     tasks: Iterable[tuple[str, Structure]],
     engine: Engine,
-    order: Answer,
+    properties: tuple[str, ...],
     *,
     workers: int,
     timeout: float | None,
@@ -33,8 +36,8 @@ def run(
 
     Args:
         tasks: what to label.
-        engine: used in this process where ``workers`` is 0.
-        order: ``{"engine": name, "options": ..., "properties": [...]}``, from which a worker makes its own.
+        engine: what labels; each worker makes its own from its settings.
+        properties: the wanted labels.
         workers: processes; 0 labels in this one, without protection against crashes and hangs.
         timeout: seconds after which a label is given up and its process killed; None to wait for ever.
         threads: each worker's.
@@ -44,15 +47,16 @@ def run(
     """
     if workers == 0:
         for key, structure in tasks:
-            yield key, attempt(engine, structure, tuple(order["properties"]))
+            yield key, attempt(engine, structure, properties)
         return
     waiting: queue.SimpleQueue[tuple[str, Structure]] = queue.SimpleQueue()
     count = 0
     for task in tasks:
         waiting.put(task)
         count += 1
+    order = order_for(engine, properties)
     answers: queue.SimpleQueue[tuple[str, Answer] | EngineError] = queue.SimpleQueue()
-    crew = [_Crew(waiting, answers, order, timeout, threads) for _ in range(min(workers, count))]
+    crew = [_Crew(waiting, answers, Worker(order, timeout, threads)) for _ in range(min(workers, count))]
     try:
         for member in crew:
             member.start()
@@ -63,42 +67,35 @@ def run(
             yield answer
     finally:
         for member in crew:
-            member.stop()
+            member.worker.stop()
         for member in crew:
             member.join()
 
 
-class _Crew(threading.Thread):
-    """Feeds one worker process; replaces it when it dies."""
+class Worker:
+    """One process that labels; made when first asked, and anew when it died.
 
-    def __init__(self, waiting: Any, answers: Any, order: Answer, timeout: float | None, threads: int) -> None:
-        super().__init__(daemon=True)
-        self.waiting, self.answers, self.order = waiting, answers, order
-        self.timeout, self.threads = timeout, threads
+    A process of its own also has its own number of threads: several of them on one small molecule, on a busy
+    machine, are a hundred times slower than one.
+
+    Args:
+        order: ``{"engine": name, "options": ..., "properties": [...]}``.
+        timeout: seconds after which a label is given up; None to wait for ever.
+        threads: of the process.
+    """
+
+    def __init__(self, order: Answer, timeout: float | None = None, threads: int = 1) -> None:
+        self.order, self.timeout, self.threads = order, timeout, threads
         self.process: subprocess.Popen[str] | None = None
         self.stopped = False
         self.lock = threading.Lock()
 
-    def run(self) -> None:
-        try:
-            while not self.stopped:
-                try:
-                    key, structure = self.waiting.get_nowait()
-                except queue.Empty:
-                    break
-                self.answers.put((key, self._label(structure)))
-        except EngineError as why:
-            self.answers.put(why)
-        except Exception as why:  # never leave the main thread waiting for an answer that cannot come
-            self.answers.put(EngineError(f"A labelling thread failed: {type(why).__name__}: {why}"))
-        finally:
-            self._end()
+    def label(self, structure: Structure) -> Answer:
+        """The answer of :func:`.task.attempt`, or the reason why the process could not give one.
 
-    def stop(self) -> None:
-        self.stopped = True
-        self._end()
-
-    def _label(self, structure: Structure) -> Answer:
+        Raises:
+            EngineError: the process cannot make the engine.
+        """
         process = self.process or self._begin()
         late = threading.Event()
 
@@ -112,14 +109,18 @@ class _Crew(threading.Thread):
         line = self._ask(process, pack(structure))
         if timer:
             timer.cancel()
-        if line:
+        if line.endswith("\n"):
             answer: Answer = json.loads(line)
             return answer
-        code = process.wait()
         self._end()
         if late.is_set():
             return {"reason": f"given up after {self.timeout:g} s", "seconds": self.timeout}
-        return {"reason": f"the process of the engine died ({_died(code)})", "seconds": 0.0}
+        return {"reason": f"the process of the engine died ({_died(process.wait())})", "seconds": 0.0}
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self.stopped = True
+        self._end()
 
     def _begin(self) -> subprocess.Popen[str]:
         paths = [p or os.getcwd() for p in sys.path]
@@ -156,11 +157,59 @@ class _Crew(threading.Thread):
             process.kill()
             process.wait()
             for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    try:
+                with contextlib.suppress(OSError):
+                    if stream is not None:
                         stream.close()
-                    except OSError:
-                        continue
+
+
+class _Crew(threading.Thread):
+    """Feeds one worker."""
+
+    def __init__(self, waiting: Any, answers: Any, worker: Worker) -> None:
+        super().__init__(daemon=True)
+        self.waiting, self.answers, self.worker = waiting, answers, worker
+
+    def run(self) -> None:
+        try:
+            while not self.worker.stopped:
+                try:
+                    key, structure = self.waiting.get_nowait()
+                except queue.Empty:
+                    break
+                self.answers.put((key, self.worker.label(structure)))
+        except EngineError as why:
+            self.answers.put(why)
+        except Exception as why:  # never leave the main thread waiting for an answer that cannot come
+            self.answers.put(EngineError(f"A labelling thread failed: {type(why).__name__}: {why}"))
+        finally:
+            self.worker.stop()
+
+
+@contextlib.contextmanager
+def remote(engine: Engine, properties: tuple[str, ...], workers: int = 1) -> Iterator[Callable[[Structure], Answer]]:
+    """A function that labels one structure in a process of its own; in this one where ``workers`` is 0.
+
+    It raises EngineError where the calculation fails.
+    """
+    worker = Worker(order_for(engine, properties))
+
+    def call(structure: Structure) -> Answer:
+        if workers == 0:
+            return engine(structure, properties)
+        answer = worker.label(structure)
+        if "reason" in answer:
+            raise EngineError(f"{engine.name}: {answer['reason']}")
+        return {k: np.asarray(v) if isinstance(v, list) else v for k, v in answer["labels"].items()}
+
+    try:
+        yield call
+    finally:
+        worker.stop()
+
+
+def order_for(engine: Engine, properties: Iterable[str]) -> Answer:
+    """What a worker makes its own engine from."""
+    return {"engine": engine.name, "options": options_of(engine), "properties": list(properties)}
 
 
 def _died(code: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import tempfile
@@ -18,7 +17,6 @@ from ..structure import LABELS, Structure
 from . import pool
 from .campaign import Campaign, key_of
 from .engines import Engine, make, settings
-from .engines.external import External
 from .task import bare
 
 SUFFIXES = (".xyz", ".extxyz", ".xyz.gz", ".extxyz.gz")
@@ -121,13 +119,9 @@ def _work(
     threads: int,
 ) -> None:
     version = engine.version()
-    fields: dict[str, Any] = dataclasses.asdict(engine)  # type: ignore[call-overload]
-    if isinstance(engine, External):
-        fields = engine.options | {k: getattr(engine, k) for k in External.EXTRA if getattr(engine, k)}
-    order = {"engine": engine.name, "options": fields, "properties": list(wanted)}
     failures = 0
     with bar(f"labelling with {engine.name}", len(tasks)) as shown:
-        answers = pool.run(tasks, engine, order, workers=workers, timeout=timeout, threads=threads)
+        answers = pool.run(tasks, engine, wanted, workers=workers, timeout=timeout, threads=threads)
         try:
             for key, answer in answers:
                 campaign.put(key, answer, version)

@@ -95,6 +95,14 @@ def settings(engine: Engine) -> dict[str, Any]:
     return {"engine": engine.name} | dataclasses.asdict(engine)  # type: ignore[call-overload]
 
 
+def options_of(engine: Engine) -> dict[str, Any]:
+    """The options from which :func:`make` makes the same engine again."""
+    fields: dict[str, Any] = dataclasses.asdict(engine)  # type: ignore[call-overload]
+    if engine.name in BUILT_IN:
+        return fields
+    return fields["options"] | {k: v for k, v in fields.items() if k not in ("name", "options") and v is not None}
+
+
 def unpaired(structure: Structure) -> int:
     """Number of unpaired electrons (2S): from the spin multiplicity, else the lowest the number of electrons allows.
 
