@@ -40,7 +40,9 @@ def potential(structure, elements, points):
     made = GAP(elements, n_sparse=points)
     rng, spectra, kinds = np.random.default_rng(1), [], []
     while sum(len(k) for k in kinds) < points:
-        moved = structure.replace(positions=structure.positions + rng.normal(scale=0.05, size=structure.positions.shape))
+        moved = structure.replace(
+            positions=structure.positions + rng.normal(scale=0.05, size=structure.positions.shape)
+        )
         graph = build(moved, made.cutoff)
         spectra.append(made.soap(graph).detach())
         kinds.append(made.soap.species(graph))

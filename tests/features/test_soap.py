@@ -86,7 +86,9 @@ def test_invariant_under_rotation_reflection_and_permutation(water_box):
             water_box.numbers[order], (water_box.positions @ matrix)[order] + 0.7, water_box.cell @ matrix, True
         )
         torch.testing.assert_close(soap(build(moved, 3.5)), before[order], atol=1e-12, rtol=0)
-    sheared = Structure(water_box.numbers, water_box.positions @ (np.eye(3) + 0.02 * np.diag([1, 0, -1])), water_box.cell, True)
+    sheared = Structure(
+        water_box.numbers, water_box.positions @ (np.eye(3) + 0.02 * np.diag([1, 0, -1])), water_box.cell, True
+    )
     assert (soap(build(sheared, 3.5)) - before).abs().max() > 1e-3
 
 

@@ -74,7 +74,9 @@ def test_powers(zeta, graph):
     made.set_sparse([made.soap(graph)[:2].detach()] * 3)
     dots = torch.linspace(-1, 1, 9, dtype=torch.float64)
     torch.testing.assert_close(made._power(dots), 0.25 * dots**zeta)
-    torch.testing.assert_close(made.design(graph).forces, design_by_autograd(made, graph).forces, atol=1e-13, rtol=1e-10)
+    torch.testing.assert_close(
+        made.design(graph).forces, design_by_autograd(made, graph).forces, atol=1e-13, rtol=1e-10
+    )
 
 
 def test_forces_and_virial_are_derivatives(gap):

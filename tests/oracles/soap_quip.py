@@ -43,7 +43,9 @@ def main():
         out[f"{name}/numbers"], out[f"{name}/positions"] = atoms.numbers, atoms.positions
         out[f"{name}/cell"], out[f"{name}/pbc"] = np.array(atoms.cell), atoms.pbc
         out[f"{name}/species"] = np.array(species)
-        out[f"{name}/settings"] = np.array([settings[k] for k in ("cutoff", "n_max", "l_max", "sigma", "width", "weight")])
+        out[f"{name}/settings"] = np.array(
+            [settings[k] for k in ("cutoff", "n_max", "l_max", "sigma", "width", "weight")]
+        )
         for z in sorted(set(atoms.numbers.tolist())):
             found = describe(atoms, z, species, **settings)
             out[f"{name}/{z}/values"] = found["data"]

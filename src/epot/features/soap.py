@@ -159,8 +159,7 @@ class Soap(nn.Module):
     def _spectrum(self, coefficients: list[Tensor]) -> tuple[Tensor, Tensor]:
         atoms = coefficients[0].shape[0]
         products = [
-            torch.bmm(c * f, c.transpose(1, 2)).view(atoms, -1)
-            for c, f in zip(coefficients, self.factors, strict=True)
+            torch.bmm(c * f, c.transpose(1, 2)).view(atoms, -1) for c, f in zip(coefficients, self.factors, strict=True)
         ]
         spectrum = torch.stack(products, 1).index_select(2, self.triangle) * self.weights
         spectrum = spectrum.view(atoms, self.size)

@@ -103,7 +103,7 @@ class GAP(Potential):
             made.readout.weight.copy_(50 * torch.randn(6, generator=random, dtype=torch.float64))
         return made
 
-    def set_sparse(self, spectra: Sequence[Float[Tensor, "points size"]]) -> None:
+    def set_sparse(self, spectra: Sequence[Float[Tensor, "_ size"]]) -> None:
         """Take sparse points, one tensor of power spectra for each element; weights become zero.
 
         The readout is made anew, with ``K_MM`` as the precision of its prior.

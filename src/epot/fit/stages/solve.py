@@ -70,7 +70,9 @@ class Solve(Stage):
         prior: float = 1.0,
     ) -> None:
         self.energy_sigma, self.force_sigma, self.virial_sigma = energy_sigma, force_sigma, virial_sigma
-        self.config_type_sigma = None if config_type_sigma is None else {k: dict(v) for k, v in config_type_sigma.items()}
+        self.config_type_sigma = (
+            None if config_type_sigma is None else {k: dict(v) for k, v in config_type_sigma.items()}
+        )
         self.jitter, self.prior = jitter, prior
         given = {"energy_sigma": energy_sigma, "force_sigma": force_sigma, "virial_sigma": virial_sigma, "prior": prior}
         for kind, values in (self.config_type_sigma or {}).items():
@@ -99,7 +101,9 @@ class Solve(Stage):
         learned_term(state.potential)
         bad = [(s.source or f"structure {k}", p) for k, s in enumerate(state.train) for p in s.problems()]
         if bad:
-            raise LabelError(f"{len(bad)} labels are not finite (first: {bad[0][0]}: {bad[0][1]}). Drop those structures.")
+            raise LabelError(
+                f"{len(bad)} labels are not finite (first: {bad[0][0]}: {bad[0][1]}). Drop those structures."
+            )
         if not any(s.energy is not None or s.forces is not None or s.stress is not None for s in state.train):
             raise LabelError("No training structure has energy, forces or stress: there is nothing to fit to.")
 

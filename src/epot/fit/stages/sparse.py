@@ -62,7 +62,9 @@ class SelectSparse(Stage):
         potential = sparse_term(state)
         known = [SYMBOLS[z] for z in potential.elements or ()]
         if self.per_element is not None and (extra := sorted(set(self.per_element) - set(known))):
-            raise ConfigError(f"SelectSparse.per_element names {', '.join(extra)}; the potential has {', '.join(known)}.")
+            raise ConfigError(
+                f"SelectSparse.per_element names {', '.join(extra)}; the potential has {', '.join(known)}."
+            )
         absent = sorted(set(potential.elements or ()) - set(state.train.elements))
         if absent:
             raise FitError(
@@ -91,19 +93,15 @@ class SelectSparse(Stage):
         """Points of each element. What an element has too few environments for goes to the others."""
         total = self.n_sparse or potential.n_sparse
         given = {SYMBOLS.index(k): v for k, v in (self.per_element or {}).items()}
-        wanted = np.array([given.get(z, 0) for z in potential.elements or ()], dtype=float)
-        open_ = wanted == 0
-        weight = np.sqrt(np.array(counts, dtype=float)) * open_
-        limit = np.array(counts, dtype=float)
-        share = np.zeros(len(counts))
-        left = total - wanted.sum()
-        while left >= 1 and weight.any():
-            share += left * weight / weight.sum()
-            full = share >= limit
-            left = float((share - np.minimum(share, limit))[open_].sum())
-            share = np.minimum(share, limit)
-            weight = weight * ~full
-        share = np.where(open_, np.maximum(np.floor(share + 1e-9), 1), np.minimum(wanted, limit))
+        share = np.array([given.get(z, 0) for z in potential.elements or ()])
+        limit = np.array(counts)
+        weight = np.where(share > 0, 0.0, np.sqrt(limit))
+        share = np.where(share > 0, np.minimum(share, limit), 1)
+        for _ in range(total - int(share.sum())):  # one by one to whoever is farthest below its due
+            room = np.where(share < limit, weight / (share + 0.5), 0.0)
+            if not room.any():
+                break
+            share[room.argmax()] += 1
         return [int(s) for s in share]
 
     def _choose(self, rows: Tensor, count: int, seed: int) -> Tensor:
@@ -115,15 +113,13 @@ class SelectSparse(Stage):
             return different(rows, order, count)
         return cur(rows, count, seed)
 
-    def _report(
-        self, state: FitState, potential: GAP, wanted: list[int], counts: list[int], seconds: float
-    ) -> None:
+    def _report(self, state: FitState, potential: GAP, wanted: list[int], counts: list[int], seconds: float) -> None:
         symbols = [SYMBOLS[z] for z in potential.elements or ()]
         found = dict(zip(symbols, potential.counts.tolist(), strict=True))
         asked = {s: (self.per_element or {}).get(s, w) for s, w in zip(symbols, wanted, strict=True)}
         short = [s for s in symbols if found[s] < asked[s]]
         total = sum(found.values())
-        if short or total < (self.n_sparse or potential.n_sparse) - len(symbols):
+        if short or total < (self.n_sparse or potential.n_sparse) - len(symbols) * (self.per_element is not None):
             per = ", ".join(f"{s}: {found[s]} (of {n} environments)" for s, n in zip(symbols, counts, strict=True))
             state.note(
                 f"{total} sparse points, fewer than asked for: the training structures have no more environments that "
@@ -163,9 +159,7 @@ def spectra(state: FitState, potential: GAP, wanted: list[np.ndarray]) -> list[T
     order = np.argsort(everything[:, 0], kind="stable")
     indices, first = np.unique(everything[order, 0], return_index=True)
     rows = torch.empty(len(everything), potential.soap.size, dtype=potential.sparse.dtype)
-    for index, places in track(
-        list(zip(indices, np.split(order, first[1:]), strict=True)), "describing environments"
-    ):
+    for index, places in track(list(zip(indices, np.split(order, first[1:]), strict=True)), "describing environments"):
         graph = build(state.train[int(index)], potential.cutoff, elements=potential.elements, device=state.device)
         rows[places] = potential.soap(graph)[everything[places, 1]].cpu()
     return list(rows.split([len(w) for w in wanted]))
