@@ -1,11 +1,12 @@
 """Optimizers at equal cost: the same potential, data, loss and schedule, each for the same processor time.
 
     OMP_NUM_THREADS=1 python benchmarks/optimizers.py --seconds 120 --seeds 3
-    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --optimizers adamw:1e-3 adamw:2e-3 muon:1e-3 --seeds 1 --seconds 45
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --optimizers adamw:1e-3 muon:1e-3 --seeds 1 --set loss=mse
 
-The cost of a step is measured first (the least of several, in process time, so that other work on the machine does not
-count); each optimizer then gets as many epochs as fit into the budget, and its schedule ends with them. Prints one line
-a run and a table of medians over seeds. Data: rMD17 ethanol, official split 01, from the folder of EPOT_DATA.
+The cost of a step is measured first (blocks of ten steps of each in turn, in process time, so that other work on the
+machine does not count); each optimizer then gets as many epochs as fit into the budget, and its schedule ends with
+them. Prints one line a run and a table of medians over seeds. Data: rMD17 ethanol, official split 01, from the folder
+of EPOT_DATA.
 """
 
 import argparse
@@ -38,21 +39,21 @@ def stage_of(args, name, rate, epochs):
     from epot.fit.stages.descend import Descend
 
     given = dict(word.split("=") for word in args.set)
-    settings = {k: (v if k in ("loss", "schedule") else float(v)) for k, v in given.items()}
-    return Descend(
-        epochs=epochs, batch_atoms=args.batch_atoms, optimizer=name, learning_rate=rate or None, **settings
-    )
+    settings = {k: v if k in ("loss", "schedule") else float(v) for k, v in given.items()}
+    return Descend(epochs=epochs, batch_atoms=args.batch_atoms, optimizer=name, learning_rate=rate or None, **settings)
 
 
-def cost_of_step(args, name):
-    """Seconds of processor time of one step: the least of ten."""
-    loop = stage_of(args, name, 0.0, 10)._prepare(state_of(args, 0))
-    spent = []
-    for indices in (loop.batches() * 12)[:12]:
-        start = time.process_time()
-        loop.step(indices, 0.0)
-        spent.append(time.process_time() - start)
-    return min(spent[2:]), len(loop.batches())
+def costs_of_a_step(args, names):
+    """Seconds of processor time of a step of each optimizer: blocks of ten steps in turn, the least of five."""
+    loops = {name: stage_of(args, name, 0.0, 10)._prepare(state_of(args, 0)) for name in names}
+    blocks = {name: [] for name in names}
+    for _ in range(6):
+        for name, loop in loops.items():
+            start = time.process_time()
+            for indices in (loop.batches() * 10)[:10]:
+                loop.step(indices, 0.0)
+            blocks[name].append((time.process_time() - start) / 10)
+    return {name: (min(spent[1:]), len(loops[name].batches())) for name, spent in blocks.items()}
 
 
 def main():
@@ -70,12 +71,12 @@ def main():
     parser.add_argument("--set", nargs="*", default=[], help="other settings of Descend, such as ema=0.99 loss=huber")
     args = parser.parse_args()
     rows = {}
+    costs = costs_of_a_step(args, sorted({word.partition(":")[0] for word in args.optimizers}))
     for seed in range(args.seeds):
         for word in args.optimizers:
             name, _, rate = word.partition(":")
-            if word not in rows:
-                rows[word] = {"cost": cost_of_step(args, name), "energy": [], "forces": []}
-            cost, per_epoch = rows[word]["cost"]
+            cost, per_epoch = costs[name]
+            rows.setdefault(word, {"cost": cost, "energy": [], "forces": []})
             epochs = max(1, round(args.seconds / (cost * per_epoch)))
             state = state_of(args, seed)
             stage_of(args, name, float(rate or 0), epochs).run(state)
@@ -83,12 +84,15 @@ def main():
             rows[word]["energy"].append(1000 * best["valid_energy_mae"])
             rows[word]["forces"].append(1000 * best["valid_forces_mae"])
             facts = {k: best[k] for k in ("epoch", "step", "valid_energy_mae", "valid_forces_mae", "seconds")}
-            print(json.dumps({"optimizer": word, "seed": seed, "ms_per_step": 1000 * cost, "epochs": epochs} | facts), flush=True)
+            told = {"optimizer": word, "seed": seed, "ms_per_step": 1000 * cost, "epochs": epochs} | facts
+            print(json.dumps(told), flush=True)
     print(f"\n{args.seconds:.0f} s each, {args.seeds} seeds; median (least, most) of the validation MAE")
     print(f"{'optimizer':16s}{'ms/step':>9s}{'energy, meV/atom':>28s}{'forces, meV/Å':>28s}")
     for word, row in rows.items():
-        cells = [f"{statistics.median(row[k]):.3f} ({min(row[k]):.3f}, {max(row[k]):.3f})" for k in ("energy", "forces")]
-        print(f"{word:16s}{1000 * row['cost'][0]:9.1f}{cells[0]:>28s}{cells[1]:>28s}")
+        cells = [
+            f"{statistics.median(row[k]):.3f} ({min(row[k]):.3f}, {max(row[k]):.3f})" for k in ("energy", "forces")
+        ]
+        print(f"{word:16s}{1000 * row['cost']:9.1f}{cells[0]:>28s}{cells[1]:>28s}")
 
 
 if __name__ == "__main__":

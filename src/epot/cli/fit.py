@@ -82,7 +82,7 @@ def _seconds(text: str) -> float:
         raise ConfigError(f"--max-time {text!r} is not a time; write 600, 10m or 2h.") from None
 
 
-def _show(errors: dict[str, dict[str, float]], folder: Path) -> None:
+def _show(errors: dict[str, dict[str, Any]], folder: Path) -> None:
     """A table of errors, and what to type next."""
     print(f"{'':12s}" + "".join(f"{part + ' (' + str(e['n']) + ')':>24s}" for part, e in errors.items()))
     for key, unit in (("energy", "meV/atom"), ("forces", "meV/Å"), ("stress", "meV/Å³")):

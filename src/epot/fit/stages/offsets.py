@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -83,21 +84,18 @@ class FitOffsets(Stage):
         left = spreads(state.train, offsets.energies.cpu().numpy(), base)
         readout = readout_of(state.potential)
         if readout is not None and getattr(readout, "bias", None) is not None:
-            scale = left.get("forces") or left.get("energy") or 1.0
-            readout.scale.fill_(scale)
-            mean = facts["left_per_atom"]
-            with torch.no_grad():
-                readout.bias.fill_(mean / scale)  # type: ignore[union-attr]
+            readout.scale.fill_(left.get("forces") or left.get("energy") or 1.0)
+            center(state)
         shown = {SYMBOLS[z]: v for z, v in facts["energies"].items()}
         state.about.setdefault("fit", {})["offsets"] = {"method": method, "energies": shown, "spread": left}
         state.journal.write("offsets", method=method, energies=shown, spread=left, outliers=facts["outliers"])
 
     def _fill(self, state: FitState, elements: tuple[int, ...], base: np.ndarray) -> tuple[str, dict[str, Any]]:
         if self.values is not None:
-            return "given", self._reference(state, {to_number(k): v for k, v in self.values.items()}, base)
+            return "given", {"energies": {to_number(k): v for k, v in self.values.items()}, "outliers": []}
         free = isolated_atoms(state.train)
         if self.method == "isolated" or (self.method == "auto" and set(elements) <= free.keys()):
-            return "isolated", self._reference(state, {z: free[z] for z in elements}, base)
+            return "isolated", {"energies": {z: free[z] for z in elements}, "outliers": []}
         made = regress(state.train, elements, base)
         if made.rank == 0:
             state.note("No structure has an energy: the energies per element stay 0 and total energies mean nothing.")
@@ -111,19 +109,25 @@ class FitOffsets(Stage):
                 "`epot doctor data`."
             )
         energies = dict(zip(elements, made.energies.tolist(), strict=True))
-        return "regression", {"energies": energies, "outliers": made.outliers, "left_per_atom": 0.0}
+        return "regression", {"energies": energies, "outliers": made.outliers}
 
-    @staticmethod
-    def _reference(state: FitState, energies: dict[int, float], base: np.ndarray) -> dict[str, Any]:
-        """Reference energies leave the energy of binding: its mean per atom is where the readout starts."""
-        table = np.zeros(max(energies, default=0) + 1)
-        table[list(energies)] = list(energies.values())
-        left = [
-            (s.energy - b - table[s.numbers].sum()) / len(s)
-            for s, b in zip(state.train, base, strict=True)
-            if s.energy is not None and len(s) > 1
-        ]
-        return {"energies": energies, "outliers": [], "left_per_atom": float(np.median(left)) if left else 0.0}
+
+def center(state: FitState, at_most: int = 200) -> None:
+    """Set the bias of the readout so that the untrained potential has no error of the energy per atom on average.
+
+    What it corrects: the mean of the initial random output and, with reference energies, the energy of binding.
+    """
+    readout = readout_of(state.potential)
+    labeled = (s for s in state.train if s.energy is not None and len(s) > 1)
+    chosen = list(islice(labeled, at_most))
+    if readout is None or readout.bias is None or not chosen:
+        return
+    potential = state.potential
+    graphs = (build(s, potential.cutoff, device=state.device) for s in chosen)
+    made = [float(predict(potential, graph, ("energy",)).energy) for graph in graphs]
+    left = np.median([((s.energy or 0.0) - e) / len(s) for s, e in zip(chosen, made, strict=True)])
+    with torch.no_grad():
+        readout.bias.add_(float(left) / readout.scale)
 
 
 class Regression(NamedTuple):
