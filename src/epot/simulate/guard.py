@@ -18,7 +18,7 @@ import numpy as np
 
 from ..elements import SYMBOLS
 from ..errors import ConfigError
-from ..registry import nearest
+from ..registry import check, nearest
 from ..uncertainty.domain import Domain
 from .calculator import Calculator
 
@@ -70,12 +70,10 @@ class Guard:
         """A guard of its own, with nothing counted, from a policy's name, a mapping of attributes, or a guard."""
         if isinstance(given, Guard):
             return replace(given, counts=Counter())
-        if isinstance(given, str):
-            return cls(given)  # type: ignore[arg-type]
-        known = set(cls.__dataclass_fields__) - {"counts"}
-        for key in set(given) - known:
-            raise ConfigError(f"{key!r} is not an attribute of a guard; {nearest(key, known)}")
-        return cls(**given)
+        wanted = {"policy": given} if isinstance(given, str) else dict(given)
+        if "counts" in wanted:
+            raise ConfigError("counts is what a guard finds, not what it is told.")
+        return cls(**check(cls, wanted))
 
     def settings(self) -> dict[str, Any]:
         """Attributes, JSON."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -196,6 +198,8 @@ def _fingerprint(potential: Potential | BaseCalculator) -> str:
     if not isinstance(potential, Potential):
         return potential.name
     digest = hashlib.sha256(type(potential).__name__.encode())
+    with contextlib.suppress(ConfigError, AttributeError):  # of one that is not registered only the tensors tell
+        digest.update(json.dumps(potential.config(), sort_keys=True, default=str).encode())
     for name, tensor in sorted(potential.state_dict().items()):
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(name.encode() + raw.numpy().tobytes())

@@ -108,7 +108,7 @@ class RunFolder:
         if self.path is None or not (self.path / CHECKPOINT).exists():
             return None
         try:
-            with np.load(self.path / CHECKPOINT, allow_pickle=False) as file:
+            with np.load(io.BytesIO((self.path / CHECKPOINT).read_bytes()), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             facts = json.loads(str(arrays.pop("facts")))
             version = facts["format"]
