@@ -62,8 +62,8 @@ class Prediction(NamedTuple):
 
     def detach(self) -> Prediction:
         """Without the autograd history."""
-        cut = [v.detach() if isinstance(v, Tensor) else v for v in self]
-        return Prediction(*cut)
+        cut = {k: v.detach() for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**cut)
 
 
 class _Leaves(NamedTuple):

@@ -17,4 +17,5 @@ def cite(
     from ..modelfile import load
 
     kinds = [type(m) for m in load(what)[0].modules()] if Path(what).is_file() else [registry.get(what)]
-    print("\n".join(dict.fromkeys(k.CITATION.strip() for k in kinds if getattr(k, "CITATION", ""))))
+    texts = [getattr(kind, "CITATION", "").strip() for kind in kinds]
+    print("\n".join(dict.fromkeys(text for text in texts if text)))

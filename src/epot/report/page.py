@@ -19,14 +19,14 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-bottom: .2rem; border-b
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p { max-width: 48rem; } .soft { color: var(--soft); font-size: .9rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; background: #fff; max-width: 100%; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; max-width: 100%; }
 figure svg { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .85rem; color: var(--soft); max-width: 27rem; padding: .2rem .3rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { background: var(--tint); font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
-.card { background: var(--tint); border-left: 4px solid var(--blue); padding: .6rem 1rem; border-radius: 4px; min-width: 10rem; }
+.card { background: var(--tint); border-left: 4px solid var(--blue); padding: .6rem 1rem; min-width: 10rem; }
 .card b { display: block; font-size: 1.25rem; } .card span { color: var(--soft); font-size: .85rem; }
 .ok { color: #22543d; } .warning { color: #975a16; } .error { color: #9b2c2c; font-weight: 600; }
 pre { background: var(--tint); padding: .7rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem; }
