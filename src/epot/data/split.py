@@ -17,7 +17,7 @@ WAYS = ("random", "group", "config_type", "farthest")
 
 
 def split(
-    data: Dataset, fractions: Sequence[float], *, seed: int = 0, by: str | Callable[[Structure], Any] = "random"
+    data: Dataset, fractions: Sequence[float | int], *, seed: int = 0, by: str | Callable[[Structure], Any] = "random"
 ) -> list[Dataset]:
     """See :meth:`Dataset.split`."""
     if not callable(by) and by not in WAYS:
@@ -53,7 +53,7 @@ def split(
     return made
 
 
-def part_sizes(n: int, fractions: Sequence[float]) -> list[int]:
+def part_sizes(n: int, fractions: Sequence[float | int]) -> list[int]:
     """Numbers of structures from fractions or from numbers; fractions are met as closely as whole numbers can.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def database(path: Path, first: int) -> Iterator[Frame]:
     with path.open("rb") as file:
         if file.read(16) != b"SQLite format 3\0":
             raise DataError(f"{path} is not an SQLite database; if it is of another kind, name the format.")
+    _check_tables(path)
     from ase.db import connect
 
     number = first
@@ -94,8 +96,19 @@ def database(path: Path, first: int) -> Iterator[Frame]:
             number += 1
     except DataError:
         raise
-    except (sqlite3.Error, Exception) as why:  # a damaged blob may make any of ASE's decoders stumble
+    except Exception as why:  # a damaged blob may make any of ASE's decoders stumble
         raise DataError(f"{path}, row {number}: not a readable ASE database ({type(why).__name__}: {why}).") from why
+
+
+def _check_tables(path: Path) -> None:
+    """Refuse another program's database: ASE would add its tables to it."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+            tables = {name for (name,) in opened.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.Error as why:
+        raise DataError(f"{path} is a damaged SQLite database ({why}).") from None
+    if not tables >= {"systems", "keys", "information"}:
+        raise DataError(f"{path} is not a readable ASE database: its tables are {', '.join(sorted(tables)) or 'none'}.")
 
 
 def from_row(atoms: ase.Atoms, pairs: Any, data: Any, source: str) -> Frame:

@@ -245,7 +245,7 @@ def _column(column: Column, parts: list[list[bytes]], n: int, body: list[bytes])
         return _numbers(parts[0], body)
     convert = _CONVERT[column.kind]
     try:
-        made = np.array([[convert(token) for token in part] for part in parts], dtype=_TYPES[column.kind])
+        made: np.ndarray = np.array([[convert(token) for token in part] for part in parts], dtype=_TYPES[column.kind])
     except (ValueError, KeyError, OverflowError):
         _explain_token(column, parts)
         raise Mistake(f"column `{column.name}:{column.kind}` holds a number that is too large.", -1) from None
