@@ -137,7 +137,7 @@ def _real_from_complex(n: int) -> Tensor:
     for m in range(1, n + 1):
         sign, root = (-1) ** m, 1 / math.sqrt(2)
         matrix[n + m, n + m], matrix[n + m, n - m] = sign * root, root
-        matrix[n - m, n - m], matrix[n - m, n + m] = 1j * root, -1j * sign * root
+        matrix.imag[n - m, n - m], matrix.imag[n - m, n + m] = root, -sign * root
     return matrix
 
 

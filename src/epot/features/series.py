@@ -75,7 +75,8 @@ def _fit(function: Callable[[np.ndarray], np.ndarray], cutoff: float, tolerance:
         if above[-1] < terms - 4:
             return table[:, : max(above[-1] + 1, ORDERS)]
     raise ConfigError(
-        f"Radial functions within {cutoff} Å do not converge as a series of 1024 terms: is a width (sigma) far too small?"
+        f"Radial functions within {cutoff} Å do not converge as a series of 1024 terms: "
+        "is a width (sigma) far too small?"
     )
 
 

@@ -6,6 +6,8 @@ are gradients of the summed features, many at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..blocks.design import Design
@@ -16,7 +18,7 @@ from ..potential import Potential
 from ..predict import _assemble, _trace
 from ..typing import Tensor
 
-__all__ = ["Design", "design", "design_by_autograd", "learned_term"]
+__all__ = ["Design", "design", "design_by_autograd", "learned_readout", "learned_term"]
 
 
 def learned_term(potential: Potential) -> Potential:
@@ -34,6 +36,17 @@ def learned_term(potential: Potential) -> Potential:
     return found[0]
 
 
+def learned_readout(potential: Potential) -> LinearReadout:
+    """The readout of :func:`learned_term`.
+
+    Raises:
+        FitError: there is none, or there are several.
+    """
+    readout = learned_term(potential).readout
+    assert isinstance(readout, LinearReadout)
+    return readout
+
+
 def design(potential: Potential, graph: Graph, *, forces: bool = True, virial: bool = True) -> Design:
     """Rows of energies, forces and virials, in closed form where the learned term knows them.
 
@@ -46,8 +59,9 @@ def design(potential: Potential, graph: Graph, *, forces: bool = True, virial: b
         FitError: there is no linear readout, or more than one.
     """
     term = learned_term(potential)
-    if hasattr(term, "design"):
-        return term.design(graph.within(term.cutoff), forces=forces, virial=virial)
+    closed_form: Callable[..., Design] | None = getattr(term, "design", None)
+    if closed_form is not None:
+        return closed_form(graph.within(term.cutoff), forces=forces, virial=virial)
     return design_by_autograd(potential, graph, forces=forces, virial=virial)
 
 

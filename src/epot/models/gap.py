@@ -42,7 +42,8 @@ class GAP(Potential):
         n_sparse: sparse points, of all species together; a fit chooses them
             (:class:`epot.fit.stages.sparse.SelectSparse`).
         delta: eV, scale of the kernel: the spread of atomic energies that it expects.
-        cutoff_width: Å, over which a neighbor fades in (``cutoff_transition_width``).
+        cutoff_width: Å, over which a neighbor fades in (``cutoff_transition_width``); None for the whole cutoff, which
+            weighs near neighbors more than far ones and makes the same data go farther.
         center_weight: of the atom's own Gaussian.
 
     Raises:
@@ -62,6 +63,7 @@ class GAP(Potential):
   journal = {Phys. Rev. B}, volume = {87}, pages = {184115}, year = {2013}, doi = {10.1103/PhysRevB.87.184115}
 }"""
 
+    elements: tuple[int, ...]
     sparse: Tensor
     counts: Tensor
 
@@ -71,23 +73,25 @@ class GAP(Potential):
         cutoff: float = 5.0,
         n_max: int = 8,
         l_max: int = 6,
-        sigma: float = 0.5,
+        sigma: float = 0.4,
         zeta: int = 4,
         n_sparse: int = 2000,
         delta: float = 1.0,
-        cutoff_width: float = 1.0,
+        cutoff_width: float | None = None,
         center_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.elements = tuple(to_number(z) for z in elements)
         self.cutoff, self.n_max, self.l_max, self.sigma = float(cutoff), n_max, l_max, float(sigma)
         self.zeta, self.n_sparse, self.delta = zeta, n_sparse, float(delta)
-        self.cutoff_width, self.center_weight = float(cutoff_width), float(center_weight)
+        self.cutoff_width = None if cutoff_width is None else float(cutoff_width)
+        self.center_weight = float(center_weight)
         if zeta < 1 or n_sparse < 1 or not delta > 0:
             raise ConfigError(f"GAP needs zeta, n_sparse and delta above 0; given: {zeta}, {n_sparse}, {delta}.")
         self.soap = Soap(
-            self.elements, self.cutoff, n_max, l_max, self.sigma, cutoff_width=cutoff_width, center_weight=center_weight
-        )
+            self.elements, self.cutoff, n_max, l_max, self.sigma,
+            cutoff_width=self.cutoff_width or self.cutoff, center_weight=self.center_weight,
+        )  # fmt: skip
         self.register_buffer("sparse", torch.zeros(0, self.soap.size, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(len(self.elements), dtype=torch.int64))
         self.readout = LinearReadout(0, bias=False).double()
@@ -164,7 +168,8 @@ class GAP(Potential):
     def design(self, graph: Graph, *, forces: bool = True, virial: bool = True) -> Design:
         """Rows of energies, forces and virials in closed form (Deringer 2021, section 4.1; :class:`Design`).
 
-        With ``d = x_i . x_m`` and ``G = delta^2 zeta d^(zeta-1)``, ``dk/dr_ij = G / |p| (dp/dr_ij . x_m - d dp/dr_ij . x_i)``.
+        With ``d = x_i . x_m`` and ``G = delta^2 zeta d^(zeta-1)``,
+        ``dk/dr_ij = G / |p| (dp/dr_ij . x_m - d dp/dr_ij . x_i)``.
         Derivatives of p are never stored in full: those of the coefficients meet the sparse points through their
         channel matrices, one matrix product for each l and each pair of species.
         """

@@ -17,7 +17,7 @@ from ...geometry.graph import Graph, build
 from ...predict import Prediction, predict
 from ...progress import bar
 from ...typing import Tensor
-from ..design import design, learned_term
+from ..design import design, learned_readout, learned_term
 from ..recipe import FitState, Stage
 
 BATCH = 64
@@ -42,7 +42,8 @@ class Solve(Stage):
 
     by a QR decomposition of the stacked rows (Foster et al., J. Mach. Learn. Res. 10, 857 (2009); Bartok and Csanyi,
     Int. J. Quantum Chem. 115, 1051 (2015)): the normal equations would square the condition number. Rows are made and
-    folded into the triangular factor block by block, so memory is that of a few factors, whatever the number of structures.
+    folded into the triangular factor block by block, so memory is that of a few factors, however many structures
+    there are.
 
     Args:
         energy_sigma: eV per atom; the sigma of a structure's energy is this times the square root of its atoms.
@@ -50,8 +51,8 @@ class Solve(Stage):
         virial_sigma: eV per atom, for the virial (stress times volume), times the square root of the atoms.
         config_type_sigma: other values for groups of structures:
             ``{"liquid": {"energy": 0.01, "forces": 0.2, "virial": 0.1}}``; what is not given keeps its default.
-        jitter: added to the diagonal of the prior precision, relative to its mean: sparse points that are nearly the same
-            make it singular in double precision.
+        jitter: added to the diagonal of the prior precision, relative to its mean: sparse points that are nearly the
+            same make it singular in double precision.
         prior: precision of the weights where the readout sets none (a ridge).
 
     Raises:
@@ -115,7 +116,7 @@ class Solve(Stage):
     def run(self, state: FitState) -> None:
         """Set the readout's weights, and ``state.factor`` for a posterior."""
         start = time.monotonic()
-        readout = learned_term(state.potential).readout
+        readout = learned_readout(state.potential)
         kept = (readout.weight.detach().clone(), None if readout.bias is None else readout.bias.detach().clone())
         members, readout.member_weights = readout.member_weights, readout.member_weights[:, :0]
         try:
@@ -151,7 +152,7 @@ class Solve(Stage):
         want = ["energy"] + ["forces"] * forces + ["virial"] * virial
         fixed = predict(potential, graph, want)
         made = design(potential, graph, forces=forces, virial=virial)
-        readout = learned_term(potential).readout
+        readout = learned_readout(potential)
         made = with_bias(made, graph, readout)
         picks, targets, weights = self._labels(structures, fixed)
         parts = {"energy": made.energy, "forces": made.forces, "virial": made.virial}
@@ -256,7 +257,7 @@ class Triangle:
         return float(diagonal.max() / diagonal.min().clamp(min=1e-300))
 
     def residual(self) -> float:
-        """Root mean square of all residuals over their sigmas, with the prior's: about 1 where sigmas are the errors."""
+        """Root mean square of residuals over their sigmas, with the prior's: about 1 where sigmas are the errors."""
         self._fold()
         left = float(self._factor[self.size, self.size].abs()) if len(self._factor) > self.size else 0.0
         return left / max(self.rows, 1) ** 0.5
@@ -275,8 +276,8 @@ def prior_rows(readout: LinearReadout, jitter: float, ridge: float) -> Tensor:
         lower, info = torch.linalg.cholesky_ex(precision + lift * torch.eye(size, dtype=torch.float64))
         if int(info) != 0:
             raise FitError(
-                f"The kernel matrix of the {size} sparse points is singular (at point {int(info)}): some are the same, or nearly. "
-                f"Raise Solve.jitter (now {jitter}; 1e-8 is common) or choose fewer sparse points."
+                f"The kernel matrix of the {size} sparse points is singular (at point {int(info)}): some are the same, "
+                f"or nearly. Raise Solve.jitter (now {jitter}; 1e-8 is common) or choose fewer sparse points."
             )
         upper = lower.T.contiguous()
     else:

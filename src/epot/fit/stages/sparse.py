@@ -25,9 +25,9 @@ POOL = 4
 class SelectSparse(Stage):
     """Sparse points from the environments of the training structures, for each element its own.
 
-    ``n_sparse`` points are shared by the elements in proportion to the square root of how often they occur. Of each element
-    a random pool, four times as large as its share and no less than 2000, is described and kept in memory;
-    the rest of the data is never described, so memory does not grow with the data.
+    ``n_sparse`` points are shared by the elements in proportion to the square root of how often they occur. Of
+    each element a random pool, four times as large as its share and no less than 2000, is described and kept in
+    memory; the rest of the data is never described, so memory does not grow with the data.
 
     Args:
         method: ``"cur"`` (leverage scores), ``"fps"`` (farthest points) or ``"random"``.
@@ -42,7 +42,7 @@ class SelectSparse(Stage):
 
     def __init__(
         self,
-        method: Literal["cur", "fps", "random"] = "cur",
+        method: Literal["cur", "fps", "random"] = "fps",
         n_sparse: int | None = None,
         per_element: Mapping[str, int] | None = None,
     ) -> None:
