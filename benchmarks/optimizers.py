@@ -1,7 +1,7 @@
 """Optimizers at equal cost: the same potential, data, loss and schedule, each for the same processor time.
 
     OMP_NUM_THREADS=1 python benchmarks/optimizers.py --seconds 120 --seeds 3
-    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --optimizers adamw:1e-3 muon:1e-3 --seeds 1 --set loss=mse
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --seeds 1 --optimizers muon:3e-3 muon:3e-3:loss=mse,ema=0.99
 
 The cost of a step is measured first (blocks of ten steps of each in turn, in process time, so that other work on the
 machine does not count); each optimizer then gets as many epochs as fit into the budget, and its schedule ends with
@@ -35,17 +35,21 @@ def state_of(args, seed):
     return state
 
 
-def stage_of(args, name, rate, epochs):
+def stage_of(args, word, epochs):
+    """A descent of ``name``, ``name:rate`` or ``name:rate:key=value,key=value``."""
     from epot.fit.stages.descend import Descend
 
-    given = dict(word.split("=") for word in args.set)
+    name, rate, settings = (word.split(":") + ["", ""])[:3]
+    given = dict(pair.split("=") for pair in settings.split(",") if pair)
     settings = {k: v if k in ("loss", "schedule") else float(v) for k, v in given.items()}
-    return Descend(epochs=epochs, batch_atoms=args.batch_atoms, optimizer=name, learning_rate=rate or None, **settings)
+    settings = {"batch_atoms": args.batch_atoms, "learning_rate": float(rate or 0) or None} | settings
+    settings["batch_atoms"] = int(settings["batch_atoms"])
+    return Descend(epochs=epochs, optimizer=name, **settings)
 
 
 def costs_of_a_step(args, names):
     """Seconds of processor time of a step of each optimizer: blocks of ten steps in turn, the least of five."""
-    loops = {name: stage_of(args, name, 0.0, 10)._prepare(state_of(args, 0)) for name in names}
+    loops = {name: stage_of(args, name, 10)._prepare(state_of(args, 0)) for name in names}
     blocks = {name: [] for name in names}
     for _ in range(6):
         for name, loop in loops.items():
@@ -58,7 +62,7 @@ def costs_of_a_step(args, names):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--optimizers", nargs="+", default=["adamw", "muon", "soap"], help="name or name:rate")
+    parser.add_argument("--optimizers", nargs="+", default=["adamw", "muon", "soap"], help="name:rate:key=value,...")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--structures", type=int, default=300)
@@ -68,18 +72,17 @@ def main():
     parser.add_argument("--batch-atoms", type=int, default=90)
     parser.add_argument("--train", default="rmd17/ethanol_train.xyz.gz")
     parser.add_argument("--test", default="rmd17/ethanol_test.xyz.gz")
-    parser.add_argument("--set", nargs="*", default=[], help="other settings of Descend, such as ema=0.99 loss=huber")
     args = parser.parse_args()
     rows = {}
     costs = costs_of_a_step(args, sorted({word.partition(":")[0] for word in args.optimizers}))
     for seed in range(args.seeds):
         for word in args.optimizers:
-            name, _, rate = word.partition(":")
+            name = word.partition(":")[0]
             cost, per_epoch = costs[name]
             rows.setdefault(word, {"cost": cost, "energy": [], "forces": []})
             epochs = max(1, round(args.seconds / (cost * per_epoch)))
             state = state_of(args, seed)
-            stage_of(args, name, float(rate or 0), epochs).run(state)
+            stage_of(args, word, epochs).run(state)
             best = min((x for x in state.journal.lines if x["event"] == "epoch"), key=lambda x: x["score"])
             rows[word]["energy"].append(1000 * best["valid_energy_mae"])
             rows[word]["forces"].append(1000 * best["valid_forces_mae"])
@@ -87,12 +90,12 @@ def main():
             told = {"optimizer": word, "seed": seed, "ms_per_step": 1000 * cost, "epochs": epochs} | facts
             print(json.dumps(told), flush=True)
     print(f"\n{args.seconds:.0f} s each, {args.seeds} seeds; median (least, most) of the validation MAE")
-    print(f"{'optimizer':16s}{'ms/step':>9s}{'energy, meV/atom':>28s}{'forces, meV/Å':>28s}")
+    print(f"{'optimizer':40s}{'ms/step':>9s}{'energy, meV/atom':>28s}{'forces, meV/Å':>28s}")
     for word, row in rows.items():
         cells = [
             f"{statistics.median(row[k]):.3f} ({min(row[k]):.3f}, {max(row[k]):.3f})" for k in ("energy", "forces")
         ]
-        print(f"{word:16s}{1000 * row['cost']:9.1f}{cells[0]:>28s}{cells[1]:>28s}")
+        print(f"{word:40s}{1000 * row['cost']:9.1f}{cells[0]:>28s}{cells[1]:>28s}")
 
 
 if __name__ == "__main__":

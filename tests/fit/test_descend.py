@@ -195,3 +195,31 @@ def test_a_parameter_that_is_frozen_stays(toynet, molecules):
 def test_impossible_settings_are_refused(wrong, word):
     with pytest.raises(ConfigError, match=word):
         Descend(**wrong)
+
+
+def test_tensorboard_is_optional(toynet, molecules, tmp_path, monkeypatch):
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"pip install 'epot\[track\]'"):
+        Descend(tensorboard=True).check(state(toynet, molecules(6)))
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, step, walltime):
+            written.append((name, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    st = state(toynet, molecules(12), molecules(4, 1))
+    st.folder = tmp_path
+    Descend(**settings(epochs=2, tensorboard=True)).run(st)
+    assert written[0] == str(tmp_path / "tensorboard")
+    assert ("valid_forces_mae", epochs(st)[0]["step"]) in written
+    assert written[-1] == "closed"

@@ -147,11 +147,9 @@ class Descend(Stage):
         if not resumed:
             facts = {"structures": len(loop.train), "cached": loop.train.n_cached, "batches": n_batches}
             state.journal.write("descend", **facts, parameters=sum(p.numel() for p in loop.parameters.values()))
-        total = self.budget(n_batches) if self.max_time is None else None
+        total = self.budget(n_batches) if self.max_time is None else self.max_time
         with bar("Training", total) as shown, self._events(state) as log:
-            if total is not None:
-                shown.advance(loop.at.epoch)
-            why = "it was complete" if loop.at.done else self._train(loop, shown, log, total is not None)
+            why = "it was complete" if loop.at.done else self._train(loop, shown, log, total)
         loop.use_best()
         if not loop.at.done:
             loop.at.done = True
@@ -175,9 +173,9 @@ class Descend(Stage):
         valid = graphs(state.valid, "Neighbors (valid)") if state.valid is not None and len(state.valid) else None
         return Loop(self, state, train, valid, loss, scales)
 
-    def _train(self, loop: Loop, shown: Bar, log: Any, known: bool) -> str:
-        """Epochs until one of the reasons to end; returns it."""
-        batches = loop.batches()
+    def _train(self, loop: Loop, shown: Bar, log: Any, total: int | float) -> str:
+        """Epochs until one of the reasons to end; returns it. ``total`` is what the bar counts: epochs or seconds."""
+        batches, spent = loop.batches(), 0.0
         while (why := loop.over(len(batches))) is None or loop.at.batch:
             batches = loop.batches()
             while loop.at.batch < len(batches):
@@ -185,20 +183,19 @@ class Descend(Stage):
                 if self.max_time is not None and loop.elapsed() >= self.max_time and loop.at.step:
                     break
                 value = loop.step(batches[loop.at.batch], progress)
-                if loop.at.step % 10 == 0:
-                    shown.note(f"epoch {loop.at.epoch + 1}  loss {value:.3g}{self._left(loop)}")
+                shown.advance((progress - spent) * total)
+                spent = progress
+                if loop.at.step % 10 == 0 and loop.at.epoch == 0:
+                    shown.note(f"epoch 1  loss {value:.3g}")
                 if loop.at.batch < len(batches):
                     loop.maybe_save()
             facts = loop.finish_epoch(max(loop.at.batch, 1))
             loop.maybe_save()
-            shown.advance(1 if known else 0)
-            shown.note(_line(facts) + self._left(loop))
+            shown.note(_line(facts))
             if log is not None:
                 _log(log, facts)
+        shown.advance((1.0 - spent) * total)
         return why
-
-    def _left(self, loop: Loop) -> str:
-        return "" if self.max_time is None else f"  {max(self.max_time - loop.elapsed(), 0):.0f} s left"
 
     @contextlib.contextmanager
     def _events(self, state: FitState) -> Iterator[Any]:
