@@ -193,7 +193,7 @@ def test_mean_pressure_is_the_target(shape):
     integrator = CellRescaling(atoms, 5.0, 40.0, rng, 50.0, pressure=target, pressure_relaxation=100.0, shape=shape)
     first = np.trace(integrator.pressure_tensor()) / 3
     found = []
-    for k in range(2400):
+    for k in range(1800):
         integrator.step()
         if k >= 400:
             found.append(np.diag(integrator.pressure_tensor()))
@@ -225,15 +225,15 @@ def test_volume_fluctuates_as_the_ideal_gas_does():
     atoms.calc = QuickSprings(atoms.positions, 0.0)
     beta = 1 / pressure  # of the ideal gas
     integrator = CellRescaling(
-        atoms, 2.0, temperature, rng, 20.0, pressure=pressure, pressure_relaxation=60.0, compressibility=beta
+        atoms, 2.0, temperature, rng, 20.0, pressure=pressure, pressure_relaxation=20.0, compressibility=beta
     )
     volumes = []
-    for _ in range(8000):
+    for _ in range(4000):
         integrator.step()
         volumes.append(atoms.get_volume())
-    mean, spread = np.mean(volumes[500:]), np.std(volumes[500:])
-    assert mean == pytest.approx(n * KB * temperature / pressure, rel=0.05)
-    assert spread / mean == pytest.approx(n**-0.5, rel=0.15)
+    mean, spread = np.mean(volumes[200:]), np.std(volumes[200:])
+    assert mean == pytest.approx(n * KB * temperature / pressure, rel=0.06)
+    assert spread / mean == pytest.approx(n**-0.5, rel=0.2)
 
 
 def test_drawn_momenta():

@@ -14,7 +14,7 @@ from epot.units import GPA
 
 
 def rattled():
-    atoms = ase.build.bulk("Ar", cubic=True, a=5.5) * (2, 2, 2)
+    atoms = ase.build.bulk("Ar", cubic=True, a=5.5)
     atoms.rattle(0.1, seed=0)
     return atoms
 
@@ -44,7 +44,7 @@ def test_crystal_finds_the_lattice_constant(pressure):
     best = minimize_scalar(enthalpy, bounds=(4.5, 5.8), method="bounded", options={"xatol": 1e-7}).x
     found = relax(rattled(), LennardJones(), cell="full", pressure=pressure * GPA, fmax=1e-4)
     assert found.converged
-    assert np.allclose(found.atoms.cell.array, 2 * best * np.eye(3), atol=2e-3)
+    assert np.allclose(found.atoms.cell.array, best * np.eye(3), atol=1e-3)
     assert found.max_stress == pytest.approx(pressure * GPA, abs=1e-5)
 
 
@@ -52,7 +52,7 @@ def test_kinds_of_cell():
     start = rattled()
     start.cell[:] = start.cell.array @ np.diag([1.02, 1.0, 0.99])
     start.positions = start.positions @ np.diag([1.02, 1.0, 0.99])
-    run = {kind: relax(start, LennardJones(), cell=kind, fmax=1e-3).atoms for kind in ("fixed", "volume", "shape")}
+    run = {kind: relax(start, LennardJones(), cell=kind, fmax=1e-4).atoms for kind in ("fixed", "volume", "shape")}
     assert np.array_equal(run["fixed"].cell.array, start.cell.array)
     ratio = np.diag(run["volume"].cell.array) / np.diag(start.cell.array)
     assert np.ptp(ratio) < 1e-9
