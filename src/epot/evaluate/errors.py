@@ -48,7 +48,7 @@ class Moments:
             self.square += float(np.square(delta).sum())
             self.largest = max(self.largest, float(delta.max()))
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, Any]:
         """``n mae rmse max``."""
         return {
             "n": self.n,
@@ -76,9 +76,9 @@ class Errors:
     """
 
     n_structures: int
-    all: Mapping[str, Mapping[str, float]]
-    by_element: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    by_config_type: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    all: Mapping[str, Mapping[str, Any]]
+    by_element: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    by_config_type: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     worst: Sequence[Mapping[str, Any]] = ()
     outside: int | None = None
@@ -194,7 +194,7 @@ class _Collected:
             label, value = getattr(structure, target), getattr(estimate, target)
             if label is None or value is None:
                 continue
-            deltas[target] = np.asarray(value) - np.asarray(label)
+            deltas[target] = np.asarray(np.subtract(value, label))
             if self.n % self.every == 0:
                 self._keep(target, label, value, getattr(estimate, f"{target}_std"))
         self._sum(structure, deltas)
@@ -213,7 +213,8 @@ class _Collected:
     def _sum(self, structure: Structure, deltas: Mapping[str, np.ndarray]) -> None:
         named = dict(deltas)
         if "energy" in deltas:
-            named = {"energy": deltas["energy"], "energy_per_atom": deltas["energy"] / max(1, len(structure))} | named
+            per_atom = deltas["energy"] / max(1, len(structure))
+            named = {"energy": deltas["energy"], "energy_per_atom": np.asarray(per_atom)} | named
         own = self.by_type.setdefault(structure.config_type or "none", {})
         for name, delta in named.items():
             for sums in (self.all, own):
@@ -269,7 +270,7 @@ class _Collected:
 _HEAD = f"{'':26s}{'n':>9s}{'MAE':>11s}{'RMSE':>11s}{'max':>11s}"
 
 
-def _line(name: str, row: Mapping[str, float], unit: str) -> str:
+def _line(name: str, row: Mapping[str, Any], unit: str) -> str:
     return f"{name:26s}{row['n']:9d}{row['mae']:11.3f}{row['rmse']:11.3f}{row['max']:11.2f}  {unit}"
 
 
