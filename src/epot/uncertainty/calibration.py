@@ -176,7 +176,7 @@ def conformal(delta: np.ndarray, std: np.ndarray, coverage: float) -> float:
     return float("inf") if rank > len(scores) else float(scores[rank - 1])
 
 
-def bins(delta: np.ndarray, std: np.ndarray, n_bins: int = 10) -> list[dict[str, float]]:
+def bins(delta: np.ndarray, std: np.ndarray, n_bins: int = 10) -> list[dict[str, Any]]:
     """Root mean square error against root mean variance in bins of equal count, by rising sigma.
 
     Levi, Gispan, Giladi, Fetaya, Sensors 22, 5540 (2022): the two agree in every bin of a calibrated model.

@@ -142,7 +142,7 @@ class Rows:
         rows, sums = [], []
         for u in self._directions(graph, labels, per_atom):
             u = torch.where(known, u, 0.0)
-            u = u if per_atom else u / graph.sizes.clamp(min=1).sqrt()[:, None, None]
+            u = u if per_atom else u / graph.sizes.double().clamp(min=1).sqrt()[:, None, None]
             if derived.requires_grad:
                 row = torch.autograd.grad((derived * u).sum(), self.probe.weights, retain_graph=True)[0]
             else:
