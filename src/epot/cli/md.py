@@ -87,6 +87,6 @@ def _told(summary: dict[str, Any], out: Path) -> str:
         lines.append(f"  speed         {summary['ns_per_day']:.3g} ns/day, {summary['ms_per_step']:.3g} ms per step")
     lines.append("Next:")
     if guard["outside"]:
-        lines.append(f"  epot label {out / 'outside.xyz'}    then add the labels to the training set and fit again")
+        lines.append(f"  epot label {out / 'outside.xyz'} labeled.xyz    add them to the training set, fit again")
     lines.append(f"  epot predict MODEL {out / 'trajectory.xyz'} checked.xyz    uncertainty of every frame")
     return "\n".join(lines)
