@@ -174,7 +174,8 @@ def test_spreads_by_hand():
     ]
     table = np.zeros(119)
     table[1] = -13.6
-    found = spreads(Dataset(s), table)
+    atom = structure({1: 1}, -50.0)
+    found = spreads(Dataset([*s, atom]), table)
     assert found["energy"] == pytest.approx(0.5)
     assert found["forces"] == pytest.approx(np.sqrt(10.0))
     assert found["virial"] == pytest.approx(np.sqrt(np.mean((stress * 1000.0 / 2) ** 2)))

@@ -41,6 +41,7 @@ def test_a_run_leaves_a_complete_folder(toynet, molecules, tmp_path):
     assert (descend["epochs"], descend["optimizer"], descend["clip"]) == (2, Descend().optimizer, Descend().clip)
     assert settings["data"]["train"]["n"] == 30
     assert len(settings["data"]["train"]["sha256"]) == 64
+    assert settings["data"]["valid"] == {"n": 3, "held_out": state.valid.indices.tolist()}
     assert {"epot", "torch", "numpy"} <= settings["versions"].keys()
     potential, about = modelfile.load(tmp_path / "run" / "model.epot")
     graph = build(state.valid[0], potential.cutoff)

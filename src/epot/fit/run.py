@@ -28,6 +28,10 @@ from .journal import Journal
 from .recipe import FitState, Stage
 
 MODEL = "model.epot"
+LISTED = 10_000
+"""Held-out structures whose numbers ``config.yaml`` lists, at most."""
+FACTOR = "#factor"
+"""Name of ``state.factor`` among the tensors of a checkpoint; no parameter can have it."""
 EVALUATED = 1000
 """Training structures on which the final errors are taken, at most."""
 
@@ -143,8 +147,9 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that this fit depends on, as ``config.yaml`` will hold it."""
     data = {"train": checks.summary(full)}
-    if not held_out and state.valid is not None:
-        data["valid"] = checks.summary(state.valid)
+    if state.valid is not None:
+        which = {"held_out": state.valid.indices.tolist()[:LISTED]}
+        data["valid"] = {"n": len(state.valid)} | which if held_out else checks.summary(state.valid)
     made = {
         "model": state.potential.config(),
         "stages": [stage.config() for stage in plan],
@@ -208,7 +213,8 @@ def _run(state: FitState, plan: list[Stage], notes: list[str]) -> None:
         plan[position].run(state)
         if state.folder is not None:
             facts = {"about": state.about, "journal": len(state.journal.lines)}
-            checkpoint.save(_after(state.folder, position), state.potential.state_dict(), facts)
+            extra = {} if state.factor is None else {FACTOR: state.factor}
+            checkpoint.save(_after(state.folder, position), state.potential.state_dict() | extra, facts)
             _remove(state.checkpoint)
 
 
@@ -229,6 +235,7 @@ def _restore(state: FitState, n_stages: int) -> int:
         found = checkpoint.load(_after(state.folder, position))
         if found is not None:
             tensors, facts = found
+            state.factor = tensors.pop(FACTOR, None)
             checkpoint.restore(state.potential, tensors)
             state.potential.to(state.device)
             state.about = facts["about"]

@@ -46,7 +46,7 @@ class Descend(Stage):
         energy_growth: what the weight of the energies has grown by at the end.
         growth_start: share of the budget from which it grows.
         ema: decay of the average of the weights; 0 for none.
-        clip: largest norm of a gradient; None for no limit.
+        clip: largest norm of a gradient, about ten times the usual one; None for no limit.
         patience: stop when the validation score has not improved for so many epochs; None never stops early.
         targets: which labels are used; None for all that the training structures have.
         checkpoint_every: seconds.
@@ -79,7 +79,7 @@ class Descend(Stage):
         energy_growth: float = 1.0,
         growth_start: float = 0.5,
         ema: float = 0.999,
-        clip: float | None = 10.0,
+        clip: float | None = 100.0,
         patience: int | None = None,
         targets: Sequence[str] | None = None,
         checkpoint_every: float = 30.0,

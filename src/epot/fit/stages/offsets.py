@@ -251,7 +251,7 @@ def spreads(data: Dataset, energies: np.ndarray, base: Baseline | None = None) -
     base = base or Baseline(np.zeros(len(data)), None, None)
     left, squares, virials = [], [0.0, 0], []
     for k, s in enumerate(data):
-        if s.energy is not None and len(s) > 0:
+        if s.energy is not None and (len(s) > 1 or s.pbc.any()):  # an isolated atom has nothing left
             left.append((s.energy - base.energy[k] - energies[s.numbers].sum()) / len(s))
         if s.forces is not None and len(s) > 1:
             f = s.forces - (0.0 if base.forces is None else base.forces[k])
