@@ -13,6 +13,7 @@ from epot.data.dataset import Dataset
 from epot.data.readers import read
 from epot.data.structure import Structure
 from epot.errors import ConfigError, DataError, ModelError, UnknownElementError
+from epot.evaluate.doctor_report import Report
 from epot.fitted import Fitted
 from epot.models.painn import PaiNN
 from epot.potential import Sum
@@ -141,6 +142,20 @@ def test_a_file_gives_the_same_numbers(file, ethanol):
     assert made.elements == (1, 6, 8)
     assert "@" in made.cite()
     assert "body=PaiNN" in repr(made)
+
+
+def test_the_doctor_leaves_its_verdict(fitted, monkeypatch):
+    """The examination itself has tests of its own."""
+    seen = []
+
+    def examine(potential, structures, **options):
+        seen.append((potential, len(structures), options))
+        return Report("toy")
+
+    monkeypatch.setattr("epot.fitted.examine", examine)
+    fitted.doctor([DATA[0].to_ase()], seed=3)
+    assert seen == [(fitted.potential, 1, {"seed": 3})]
+    assert fitted.about["doctor"] == Report("toy").to_json()
 
 
 def test_the_calculator_agrees(fitted):

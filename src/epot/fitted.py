@@ -13,6 +13,8 @@ from .data.structure import Structure
 from .data.writers import write_xyz
 from .elements import names
 from .errors import DataError, ModelError
+from .evaluate.doctor_model import examine
+from .evaluate.doctor_report import Report
 from .evaluate.errors import Errors, evaluate
 from .potential import Potential
 from .uncertainty.calibration import Calibration
@@ -193,13 +195,16 @@ class Fitted:
 
         return Calculator(self.potential, self.about, **({"device": self.device} | options))
 
-    def doctor(self, **options: Any) -> Any:
-        """Test it: forces, stress, symmetries, smoothness, energy drift (:mod:`epot.evaluate.doctor`)."""
-        from .evaluate import doctor
+    def doctor(self, structures: Sequence = (), **options: Any) -> Report:
+        """Test it: forces, stress, symmetries, smoothness, energy drift; the verdict then travels with it.
 
-        verdict = doctor.examine_model(self.potential, self.about, **options)
-        self.about["doctor"] = verdict.to_json()
-        return verdict
+        Args:
+            structures: of its domain (some test structures).
+            **options: of :func:`epot.evaluate.doctor_model.examine`.
+        """
+        report = examine(self.potential, _as_structures(structures), **options)
+        self.about["doctor"] = report.to_json()
+        return report
 
     def cite(self) -> str:
         """BibTeX of exactly the methods that it uses."""

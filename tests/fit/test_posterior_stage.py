@@ -7,8 +7,10 @@ import torch
 from epot.data.dataset import Dataset
 from epot.errors import ConfigError, FitError
 from epot.fit.recipe import FitState
+from epot.fit.run import fit
 from epot.fit.stages.posterior import Posterior
 from epot.geometry.graph import build
+from epot.modelfile import load
 from epot.predict import predict
 from epot.terms.offsets import Offsets
 from epot.uncertainty.posterior import combine
@@ -142,3 +144,17 @@ def test_bad_settings_and_models_without_a_readout():
         Posterior(prior=0.0)
     with pytest.raises(FitError, match="linear readout"):
         Posterior().check(FitState(Offsets(), Dataset([])))
+
+
+def test_a_fit_resumed_before_the_posterior_draws_the_same_members(tmp_path):
+    data = Dataset([s.replace(stress=None) for s in dataset(radial(), 14, 1)])
+    model = {"name": "gap", "cutoff": 3.5, "n_max": 3, "l_max": 2, "n_sparse": 8}
+    members = []
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        fit(model, data, folder=folder)
+        if folder.name == "killed":
+            for name in ("checkpoints/after3.safetensors", "checkpoints/after4.safetensors", "model.epot"):
+                (folder / name).unlink()
+            assert fit(model, data, folder=folder).about["posterior"]["solved"]
+        members.append(load(folder / "model.epot")[0].terms["body"].readout.member_weights)
+    assert torch.equal(*members)

@@ -8,8 +8,9 @@ import torch
 
 from epot.errors import FitError
 from epot.geometry.graph import build
+from epot.models.gap import GAP
 from epot.predict import predict
-from epot.uncertainty.posterior import Rows, combine, evidence, sample, unexplained, variance
+from epot.uncertainty.posterior import Rows, combine, evidence, novelty, sample, unexplained, variance
 from linear_toy import dataset, radial
 
 
@@ -162,3 +163,20 @@ def test_spread_and_unexplained_part_are_the_dense_gaussian_process():
 def test_unexplained_refuses_a_singular_kernel():
     with pytest.raises(FitError, match="singular"):
         unexplained(torch.ones(1, 2).double(), -torch.eye(2).double(), 1.0)
+
+
+def test_novelty_of_a_gap_is_its_gaussian_process_variance(graph, ethanol):
+    """Witness: the dense formula over the descriptors; atoms that are sparse points themselves are not new."""
+    made = GAP(elements=(1, 6, 8), cutoff=4.0, n_max=3, l_max=3, n_sparse=6, delta=2.0)
+    own = build(ethanol, 4.0)
+    spectra, species = made.soap(own), made.soap.species(own)
+    made.set_sparse([spectra[species == k][:2] for k in range(3)])
+    cross, k_mm = made(own).features, made.readout.precision
+    dense = 4.0 - (cross @ torch.linalg.inv(k_mm + 4e-10 * torch.eye(len(k_mm)).double()) * cross).sum(1)
+    found = novelty(made, own)
+    torch.testing.assert_close(found, dense.clamp(min=0) / 4.0, rtol=1e-6, atol=1e-7)
+    chosen = torch.cat([(species == k).nonzero()[:2, 0] for k in range(3)])
+    assert float(found[chosen].max()) < 1e-7
+    lone = build(ethanol.replace(positions=20 * ethanol.positions), 4.0)
+    assert float(novelty(made, lone).min()) > 1e-3  # control: atoms on their own are new
+    assert novelty(radial(), graph) is None

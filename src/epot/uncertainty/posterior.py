@@ -22,6 +22,7 @@ import math
 
 import torch
 
+from ..blocks.readout import LinearReadout
 from ..errors import FitError
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
@@ -224,3 +225,20 @@ def unexplained(features: Tensor, precision: Tensor, prior: Tensor | float, jitt
         )
     explained = torch.linalg.solve_triangular(lower, features.double().T, upper=False).square().sum(0)
     return (prior - explained).clamp(min=0.0)
+
+
+def novelty(potential: Potential, graph: Graph) -> Float[Tensor, " atoms"] | None:
+    """Share of the prior variance of each atom that no sparse point explains: 0 at a sparse point, 1 far from all.
+
+    Of potentials whose readout has a kernel matrix as the precision of its prior and kernels as features (a GAP); the
+    prior variance of an atom is the largest diagonal element of that matrix. None for all others.
+    """
+    readout = next((m for m in potential.modules() if isinstance(m, LinearReadout)), None)
+    if readout is None or readout.precision.dim() != 2 or not len(readout.precision):
+        return None
+    with torch.no_grad():
+        features = potential(graph).features
+    if features is None:
+        return None
+    prior = float(readout.precision.diagonal().max())
+    return unexplained(features, readout.precision, prior) / prior
