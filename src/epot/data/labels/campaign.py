@@ -98,10 +98,11 @@ class Campaign:
         row = self._database.execute("SELECT labels, version FROM labels WHERE key = ?", (key,)).fetchone()
         if row is None or row[0] is None:
             raise DataError(f"There is no label under {key}.")
-        return json.loads(row[0]), row[1]
+        labels = {k: np.array(v) if isinstance(v, list) else v for k, v in json.loads(row[0]).items()}
+        return labels, row[1]
 
     def seconds(self) -> float:
-        """Processor time of all labels together."""
+        """Wall time of all labels together, summed over the workers."""
         return float(self._database.execute("SELECT COALESCE(SUM(seconds), 0) FROM labels").fetchone()[0])
 
     def close(self) -> None:

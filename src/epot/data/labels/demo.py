@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset import Dataset
+from ..readers import read
 from ..structure import Structure
 from ..systems import crystal, molecule
 from . import samplers, vibrations
 from .engines import make
-from .run import label
+from .run import label, write
 
 LATTICE = 5.50  # Å, where the pressure of silicon vanishes in GFN2-xTB sampled at Gamma with 8 atoms
 
@@ -24,7 +25,8 @@ def collect(folder: str | os.PathLike[str], seed: int = 0, workers: int = 2) -> 
     rattled lightly and strongly, and a scan of the volume. Energies and forces of all; stress of the crystal.
 
     Args:
-        folder: gets ``labels.xyz`` and the store it is made from, ``labels.xyz.campaign``.
+        folder: gets what was sampled (``structures-SEED.xyz``), its labels (``labels.xyz``) and their store
+            (``labels.xyz.campaign``).
         seed: of the random numbers.
         workers: processes.
 
@@ -33,9 +35,10 @@ def collect(folder: str | os.PathLike[str], seed: int = 0, workers: int = 2) -> 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Sampling is repeated rather than stored: it takes seconds, and the same seed gives the same keys.
-    frames = [*ethanol(seed, workers), *silicon(seed)]
-    return label(frames, "gfn2", out=folder / "labels.xyz", workers=workers, timeout=120)
+    sampled = folder / f"structures-{seed}.xyz"
+    if not sampled.exists():
+        write([*ethanol(seed, workers), *silicon(seed)], sampled)
+    return label(read(sampled), "gfn2", out=folder / "labels.xyz", workers=workers, timeout=120)
 
 
 def ethanol(seed: int = 0, workers: int = 2) -> list[Structure]:
@@ -54,10 +57,13 @@ def ethanol(seed: int = 0, workers: int = 2) -> list[Structure]:
 
 
 def silicon(seed: int = 0) -> list[Structure]:
-    """Structures of the crystal: strained, rattled, and along the volume."""
+    """Structures of the crystal: strained, rattled, and along the volume.
+
+    Stronger displacements close the gap of silicon in this small cell, and the charges do not converge.
+    """
     rng = np.random.default_rng([seed, 2])
     perfect = crystal("Si", constant=LATTICE).replace(config_type="silicon")
-    frames = samplers.volumes(perfect, 10, lowest=0.9, highest=1.1)
-    for n, maximum, stdev in ((60, 0.03, 0.05), (60, 0.05, 0.12)):
+    frames = samplers.volumes(perfect, 10, lowest=0.92, highest=1.1)
+    for n, maximum, stdev in ((90, 0.02, 0.04), (90, 0.03, 0.08)):
         frames += samplers.strain(perfect, n, maximum=maximum, stdev=stdev, seed=rng)
     return frames

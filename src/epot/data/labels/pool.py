@@ -191,11 +191,12 @@ def remote(engine: Engine, properties: tuple[str, ...], workers: int = 1) -> Ite
 
     It raises EngineError where the calculation fails.
     """
+    if workers == 0:
+        yield lambda structure: engine(structure, properties)
+        return
     worker = Worker(order_for(engine, properties))
 
     def call(structure: Structure) -> Answer:
-        if workers == 0:
-            return engine(structure, properties)
         answer = worker.label(structure)
         if "reason" in answer:
             raise EngineError(f"{engine.name}: {answer['reason']}")

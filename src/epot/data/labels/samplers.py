@@ -105,7 +105,7 @@ def _draw(
     for _ in range(n):
         for _ in range(TRIES):
             candidate = draw()
-            if nearest_pair(candidate, limit) >= limit:
+            if limit <= 0 or nearest_pair(candidate, limit) >= limit:
                 break
         else:
             raise DataError(
@@ -123,6 +123,11 @@ def nearest_pair(structure: Structure, within: float = 1.2) -> float:
     from ase.neighborlist import neighbor_list
 
     radii = covalent_radii[structure.numbers]
+    if not structure.pbc.any() and len(structure) < 500:
+        i, j = np.triu_indices(len(structure), 1)
+        d = np.linalg.norm(structure.positions[i] - structure.positions[j], axis=1)
+        least = float((d / (radii[i] + radii[j])).min(initial=np.inf))
+        return least if least <= within else np.inf
     atoms = ase.Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     i, j, d = neighbor_list("ijd", atoms, radii * within)
     return float((d / (radii[i] + radii[j])).min()) if len(d) else np.inf

@@ -25,6 +25,12 @@ def pack(structure: Structure) -> dict[str, Any]:
     }
 
 
+def unpack(message: dict[str, Any]) -> Structure:
+    """The inverse of :func:`pack`."""
+    arrays = {name: np.array(message[name]) for name in ("numbers", "positions", "cell", "pbc")}
+    return Structure(**(message | arrays))
+
+
 def attempt(engine: Engine, structure: Structure, properties: tuple[str, ...]) -> dict[str, Any]:
     """The labels, or the reason why there are none, JSON-able; with the seconds it took."""
     start = time.perf_counter()

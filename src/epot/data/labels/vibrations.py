@@ -164,7 +164,7 @@ def normal_modes(
         ConfigError: an impossible argument.
         EngineError: a calculation failed, or there is no mode to displace along.
     """
-    _check(n, temperature=temperature)
+    _check(n, temperature=float(temperature))
     if known is None:
         if engine is None:
             raise ConfigError("Normal modes need an engine, or `known` modes.")
@@ -226,9 +226,9 @@ def md(
         EngineError: a calculation failed.
     """
     wanted = [temperature] if isinstance(temperature, (int, float)) else list(temperature)
-    _check(n, timestep=timestep, friction=friction, warm_up=warm_up)
+    _check(n, timestep=timestep, friction=friction, warm_up=float(warm_up))
     for value in wanted:
-        _check(n, temperature=value)
+        _check(n, temperature=float(value))
     if every < 1:
         raise ConfigError(f"every is {every}; expected at least one step between frames.")
     made = make(engine)

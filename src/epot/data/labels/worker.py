@@ -15,9 +15,8 @@ import threading
 from typing import Any
 
 from ...errors import EpotError
-from ..structure import Structure
 from .engines import make
-from .task import attempt
+from .task import attempt, unpack
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
         answer = {"reason": str(why)}
     print(json.dumps(answer), file=out, flush=True)
     while True:
-        structure = Structure(**json.loads(lines.get()))
+        structure = unpack(json.loads(lines.get()))
         print(json.dumps(attempt(engine, structure, tuple(order["properties"]))), file=out, flush=True)
 
 

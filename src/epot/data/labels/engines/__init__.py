@@ -77,7 +77,8 @@ def make(name: str | Engine, options: Mapping[str, Any] | None = None) -> Engine
     if ":" in name:
         from .external import External
 
-        return External(name, options, **{k: options.pop(k) for k in External.EXTRA if k in options})
+        extra = {k: options.pop(k) for k in External.EXTRA if k in options}
+        return External(name, options, **extra).ready()
     if name not in BUILT_IN:
         raise ConfigError(
             f"There is no engine called {name!r}; {nearest(name, BUILT_IN)} "
@@ -92,12 +93,19 @@ def make(name: str | Engine, options: Mapping[str, Any] | None = None) -> Engine
 
 def settings(engine: Engine) -> dict[str, Any]:
     """Everything that decides what the engine computes, JSON-able: its name and all of its fields."""
-    return {"engine": engine.name} | dataclasses.asdict(engine)  # type: ignore[call-overload]
+    fields = dataclasses.asdict(engine) if dataclasses.is_dataclass(engine) else {"level": engine.level}  # type: ignore[arg-type]
+    return {"engine": engine.name} | fields
 
 
 def options_of(engine: Engine) -> dict[str, Any]:
-    """The options from which :func:`make` makes the same engine again."""
-    fields: dict[str, Any] = dataclasses.asdict(engine)  # type: ignore[call-overload]
+    """The options from which :func:`make` makes the same engine again.
+
+    Raises:
+        ConfigError: an engine of another kind, which no process but this one can have.
+    """
+    if not dataclasses.is_dataclass(engine):
+        raise ConfigError(f"Engine {engine.name!r} cannot be made again in another process: give workers=0.")
+    fields: dict[str, Any] = dataclasses.asdict(engine)  # type: ignore[arg-type]
     if engine.name in BUILT_IN:
         return fields
     return fields["options"] | {k: v for k, v in fields.items() if k not in ("name", "options") and v is not None}

@@ -35,6 +35,16 @@ class External:
 
     EXTRA: ClassVar[tuple[str, ...]] = ("charge_option", "spin_option")
 
+    def ready(self) -> External:
+        """Itself, once it is known that the calculator can be made.
+
+        Raises:
+            ConfigError: it does not take the options.
+            EngineError: it cannot be imported.
+        """
+        self._make()
+        return self
+
     @cached_property
     def _maker(self) -> Any:
         module, _, attribute = self.name.partition(":")
@@ -57,7 +67,6 @@ class External:
         return tuple(name for name in LABELS if name in known)
 
     def version(self) -> str:
-        self._make()
         package = self.name.split(".")[0].split(":")[0]
         try:
             return f"{package} {metadata.version(package)}"
