@@ -2,13 +2,14 @@
 
 import gzip
 import io
+import logging
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from epot.data.packed import USERBLOCK, Packed
+from epot.data.packed import USERBLOCK, _read_head
 from epot.data.packing import Journal
 from epot.data.readers import read
 from epot.errors import EpotError
@@ -26,9 +27,19 @@ H 0.0 0.0 1.0
 """
 
 edits = st.lists(
-    st.tuples(st.sampled_from(["flip", "cut", "insert", "delete", "repeat"]), st.floats(0, 1), st.binary(min_size=1, max_size=6)),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    st.tuples(
+        st.sampled_from(["flip", "cut", "insert", "delete", "repeat"]),
+        st.floats(0, 1),
+        st.binary(min_size=1, max_size=6),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog):
+    caplog.set_level(logging.CRITICAL, logger="epot.data")
 
 
 def damaged(payload, changes):
@@ -126,8 +137,7 @@ def test_packed_with_one_byte_changed(tmp_path, packed, place, change):
 def test_packed_with_damaged_columns(tmp_path, packed, data):
     """Every column in turn, where the bytes that hold the pointers, the names and the extras are."""
     path = tmp_path / "x.h5"
-    path.write_bytes(packed)
-    columns = Packed(path).header["columns"]
+    columns = _read_head(packed[:USERBLOCK], len(packed), path)["columns"]
     name = data.draw(st.sampled_from(sorted(columns)))
     offset, kind, shape, _ = columns[name]
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -138,7 +148,7 @@ def test_packed_with_damaged_columns(tmp_path, packed, data):
     survives(path)
 
 
-@QUICK
+@settings(QUICK, max_examples=30)
 @given(edits)
 def test_journal(tmp_path, changes):
     path = tmp_path / "x.journal"
@@ -158,7 +168,7 @@ def test_journal(tmp_path, changes):
     again.close()
 
 
-@QUICK
+@settings(QUICK, max_examples=50)
 @given(edits)
 def test_database(tmp_path, changes):
     from ase.build import molecule

@@ -28,7 +28,7 @@ class Dataset(Sequence[Structure]):
 
     def __init__(
         self,
-        structures: Sequence[Structure],
+        structures: Sequence[Any],
         provenance: Mapping[str, Any] | None = None,
         indices: np.ndarray | None = None,
     ) -> None:
@@ -126,7 +126,9 @@ class Dataset(Sequence[Structure]):
             merged["notes"].append(f"levels of theory are mixed: {', '.join(map(str, theories))}.")
         return Dataset(_Chain((self, other)), merged)
 
-    def split(self, *fractions: float | int, seed: int = 0, by: str | Callable[[Structure], Any] = "random") -> list[Dataset]:
+    def split(
+        self, *fractions: float | int, seed: int = 0, by: str | Callable[[Structure], Any] = "random"
+    ) -> list[Dataset]:
         """Disjoint parts, always the same for the same data and seed.
 
         Args:

@@ -52,8 +52,12 @@ class Journal:
         self._end = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b")  # noqa: SIM115
-        _lock(self._file, self.path)
-        self._recover(json.loads(json.dumps(header)))
+        try:
+            _lock(self._file, self.path)
+            self._recover(json.loads(json.dumps(header)))
+        except BaseException:
+            self._file.close()
+            raise
 
     def _recover(self, header: dict[str, Any]) -> None:
         with self.path.open("rb") as file:

@@ -81,7 +81,7 @@ class Structure:
         for name in ("positions", "cell"):
             if not np.isfinite(getattr(self, name)).all():
                 raise DataError(f"`{name}` holds values that are not finite{where}.")
-        lengths = np.linalg.norm(self.cell, axis=1)
+        lengths = np.abs(self.cell).max(axis=1)
         for axis in range(3):
             if self.pbc[axis] and lengths[axis] < 1e-6:
                 raise DataError(

@@ -47,7 +47,7 @@ def open_npz(path: Path, rules: Rules, first: int) -> Opened:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array; expected an archive (.npz) with names.")
             return {name: archive[name] for name in archive.files}

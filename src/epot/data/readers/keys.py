@@ -127,7 +127,8 @@ class Interpreter:
         positions = frame.positions if self._length == 1.0 else frame.positions * self._length
         cell = frame.cell if self._length == 1.0 else frame.cell * self._length
         for label, candidates in self._plan(frame).items():
-            values = [(c, self._value(c, frame, cell)) for c in candidates]
+            with np.errstate(all="ignore"):  # what overflows becomes infinite, and is listed as not finite
+                values = [(c, self._value(c, frame, cell)) for c in candidates]
             values = [(c, v) for c, v in values if v is not None]
             if not values:
                 continue
