@@ -55,6 +55,10 @@ def test_published_rows_are_those_of_the_source(shared_data):
             assert row["values"]["test"]["energy"] == source["rmd17"]["energy"][molecule][k]
             assert row["values"]["test"]["forces"] == source["rmd17"]["force"][molecule][k]
             assert ("original MD17" in row["source"]) == column.endswith("*")
+    for element, k in (("Li", 2), ("Mo", 3), ("Si", 4), ("Ge", 5)):
+        for name, row in bench.get(f"mlearn/{element}").rows().items():
+            assert row["values"]["test"]["energy"] == source["mlearn"]["energy"][name][k]
+            assert row["values"]["test"]["forces"] == pytest.approx(1000 * source["mlearn"]["force"][name][k])
 
 
 def test_the_files_of_every_suite_are_there(shared_data):
