@@ -40,11 +40,14 @@ class PairDerivatives(NamedTuple):
         spectrum: normalized, ``(atoms, size)``.
         norms: of the power spectrum, ``(atoms,)``.
         halves: for each l, ``(pairs, 3, n_max, channels)``.
+        along: the same with the normalized spectrum of atom i for ``Q``: half the
+            derivative of the norm, ``(pairs, 3)``.
     """
 
     spectrum: Tensor
     norms: Tensor
     halves: list[Tensor]
+    along: Tensor
 
 
 class Soap(nn.Module):
@@ -175,27 +178,44 @@ class Soap(nn.Module):
         return out + out.transpose(2, 3) - torch.diag_embed(out.diagonal(dim1=2, dim2=3))
 
     @torch.no_grad()
-    def pair_derivatives(self, graph: Graph) -> PairDerivatives:
-        """What a closed-form fit needs of the derivatives: see :class:`PairDerivatives`."""
+    def pair_derivatives(self, graph: Graph, order: Int[Tensor, " pairs"]) -> PairDerivatives:
+        """What a closed-form fit needs of the derivatives, for pairs in the given order: see :class:`PairDerivatives`.
+
+        With ``V = Y X^T`` and ``W_a = dY/dr_a X^T`` for the coefficients X of atom i, which have a row for each m,
+        ``halves_ank = R'_n u_a V_k + R_n W_ak``: the sums over m are done once for all radial functions.
+        """
         coefficients = self.coefficients(graph)
         spectrum, norms = self._spectrum(coefficients)
-        vectors = graph.vectors().to(self.center.dtype)
+        vectors = graph.vectors().to(self.center.dtype).index_select(0, order)
+        at = graph.pairs[0].index_select(0, order)
+        to = self.species(graph)[graph.pairs[1].index_select(0, order)]
         r = vectors.square().sum(1).sqrt()
         units = vectors / r[:, None]
         angular = harmonics_with_gradients(units, r, self.l_max)
-        value, slope = self.radial.with_derivative(r)
-        fade, fade_slope = _cutoff_with_slope(r, self.cutoff, self.cutoff_width)
-        slope = (slope * fade + value * fade_slope).view(self.l_max + 1, self.n_max, -1)
-        value = (value * fade).view(self.l_max + 1, self.n_max, -1)
-        halves = []
+        value, slope = self._radial_with_slope(r)
+        unit = spectrum if self.normalize else spectrum / norms[:, None]
+        matrices = self.unfold(unit)
+        halves, along = [], torch.zeros_like(vectors)
         for n, (c, f) in enumerate(zip(coefficients, self.factors, strict=True)):
             part = slice(n * n, n_harmonics(n))
-            dc = torch.einsum("np,pa,mp->panm", slope[n], units, angular.values[part])
-            dc += torch.einsum("np,amp->panm", value[n], angular.gradients[:, part])
-            of_pair = c.index_select(0, graph.pairs[0]).transpose(1, 2)
-            half = torch.bmm(dc.reshape(len(r), 3 * self.n_max, 2 * n + 1), of_pair)
-            halves.append((half * f).view(len(r), 3, self.n_max, self.n_channels))
-        return PairDerivatives(spectrum, norms, halves)
+            basis = torch.cat([angular.values[None, part], angular.gradients[:, part]]).permute(2, 0, 1) * f
+            pulled = torch.bmm(matrices[:, n], c).view(graph.n_atoms, self.n_species, self.n_max, -1)
+            channels = torch.cat([c.index_select(0, at), pulled[at, to]], 1)
+            found = torch.bmm(basis.contiguous(), channels.transpose(1, 2))
+            radial = units[:, :, None] * found[:, :1]
+            steep, flat = slope[n].T[:, None, :], value[n].T[:, None, :]
+            k = self.n_channels
+            along += (steep * radial[:, :, k:] + flat * found[:, 1:, k:]).sum(2)
+            half = steep[..., None] * radial[:, :, None, :k]
+            halves.append(half.addcmul_(flat[..., None], found[:, 1:, None, :k]))
+        return PairDerivatives(spectrum, norms, halves, along)
+
+    def _radial_with_slope(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Radial functions with the cutoff function, and d/dr, ``(l_max + 1, n_max, points)``."""
+        value, slope = self.radial.with_derivative(r)
+        fade, fade_slope = _cutoff_with_slope(r, self.cutoff, self.cutoff_width)
+        shape = (self.l_max + 1, self.n_max, -1)
+        return (value * fade).view(shape), (slope * fade + value * fade_slope).view(shape)
 
 
 def _cutoff_with_slope(r: Tensor, cutoff: float, width: float) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from ..blocks.design import Design
 from ..blocks.readout import LinearReadout
+from ..data.structure import Structure
 from ..elements import names, to_number
 from ..errors import ConfigError, ModelError
 from ..features.soap import PairDerivatives, Soap
-from ..geometry.graph import Graph
+from ..geometry.graph import Graph, build
 from ..potential import Output, Potential
 from ..typing import Float, Tensor
 
@@ -99,12 +101,16 @@ class GAP(Potential):
 
     @classmethod
     def tiny(cls) -> GAP:
-        """Three elements and six sparse points, with weights from a fixed generator."""
+        """Three elements; two sparse points of each, from a chain of six atoms, and weights from a fixed generator."""
         made = cls(elements=(1, 6, 8), cutoff=4.0, n_max=3, l_max=3, n_sparse=6)
+        chain = np.array(
+            [[0, 0, 0], [1.1, 0.2, 0], [1.5, 1.4, 0.3], [-0.4, 0.9, 0.2], [2.0, -0.9, 0.4], [2.9, 1.6, 1.0]]
+        )
+        spectra = made.soap(build(Structure(np.array([1, 6, 8, 1, 6, 8]), chain), made.cutoff))
+        made.set_sparse([spectra[[k, k + 3]] for k in range(3)])
         random = torch.Generator().manual_seed(0)
-        made.set_sparse([torch.rand(2, made.soap.size, generator=random, dtype=torch.float64) for _ in range(3)])
         with torch.no_grad():
-            made.readout.weight.copy_(50 * torch.randn(6, generator=random, dtype=torch.float64))
+            made.readout.weight.copy_(torch.randn(6, generator=random, dtype=torch.float64))
         return made
 
     def set_sparse(self, spectra: Sequence[Float[Tensor, "_ size"]]) -> None:
@@ -176,47 +182,49 @@ class GAP(Potential):
         species, sizes = self.soap.species(graph), self._sizes()
         if not (forces or virial):
             return Design(self._sum(graph, self.kernel(self.soap(graph), species)))
-        made = self.soap.pair_derivatives(graph)
-        energy = self._sum(graph, self.kernel(made.spectrum, species))
-        n, total = graph.n_atoms, sum(sizes)
-        rows = energy.new_zeros(n, 3, total)
-        stress = energy.new_zeros(graph.n_structures * 3, 3, total)
-        own = self.soap.unfold(made.spectrum)
-        vectors = graph.vectors().to(energy)
-        starts = [sum(sizes[:k]) for k in range(len(sizes))]
         i, j = graph.pairs
-        for center, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-            block = slice(start, start + size)
+        kind = species[i] * len(sizes) + species[j]
+        order = torch.argsort(kind, stable=True)
+        made = self.soap.pair_derivatives(graph, order)
+        i, j, vectors = i[order], j[order], graph.vectors()[order].to(made.norms)
+        energy = self._sum(graph, self.kernel(made.spectrum, species))
+        rows = energy.new_zeros(graph.n_atoms, 3, sum(sizes))
+        stress = energy.new_zeros(graph.n_structures * 3, 3, sum(sizes))
+        stops = torch.bincount(kind, minlength=len(sizes) ** 2).cumsum(0).tolist()
+        column = 0
+        for center, size in enumerate(sizes):
+            block = slice(column, column + size)
+            column += size
             dots = made.spectrum @ self.sparse[block].T
             slope = self._power(dots, less=1) * (self.zeta * 2 / made.norms[:, None])
             for sender in range(len(sizes)):
-                chosen = ((species[i] == center) & (species[j] == sender)).nonzero()[:, 0]
-                if not len(chosen) or not size:
+                which = center * len(sizes) + sender
+                pairs = slice(stops[which - 1] if which else 0, stops[which])
+                if not size or pairs.start == pairs.stop:
                     continue
-                at = i[chosen]
-                g = self._pair_gradient(made, own, dots, chosen, at, center, sender)
-                g *= slope[at][:, None, :]
-                rows[:, :, block].index_add_(0, at, g).index_add_(0, j[chosen], g, alpha=-1)
+                g = self._pair_gradient(made, pairs, dots[i[pairs]], center, sender)
+                g *= slope[i[pairs]][:, None, :]
+                rows[:, :, block].index_add_(0, i[pairs], g).index_add_(0, j[pairs], g, alpha=-1)
                 if virial:
-                    weights = energy.new_zeros(graph.n_structures, 3, len(chosen))
-                    weights[graph.owner[at], :, torch.arange(len(chosen), device=at.device)] = vectors[chosen]
-                    share = weights.view(-1, len(chosen)) @ g.view(len(chosen), -1)
-                    stress[:, :, block] -= share.view(-1, 3, size)
-        return Design(energy, rows.view(3 * n, total), stress.view(-1, 9, total) if virial else None)
+                    stress[:, :, block] -= self._pull(graph, i[pairs], vectors[pairs], g)
+        return Design(
+            energy, rows.view(3 * graph.n_atoms, -1), stress.view(graph.n_structures, 9, -1) if virial else None
+        )
 
-    def _pair_gradient(
-        self, made: PairDerivatives, own: Tensor, dots: Tensor, chosen: Tensor, at: Tensor, center: int, sender: int
-    ) -> Tensor:
+    def _pair_gradient(self, made: PairDerivatives, pairs: slice, dots: Tensor, center: int, sender: int) -> Tensor:
         """``(dP . x_m - d_im dP . x_i) / 2`` for pairs of one (center, sender), ``(pairs, 3, points)``."""
-        part = slice(sender * self.n_max, (sender + 1) * self.n_max)
-        pairs, width = len(chosen), self.n_max * self.soap.n_channels
-        found = dots.new_zeros(3 * pairs, dots.shape[1])
-        along = dots.new_zeros(pairs, 3, 1)
-        for degree, (half, folded) in enumerate(zip(made.halves, self._fold()[center], strict=True)):
-            half = half.index_select(0, chosen).view(pairs, 3, width)
-            found.addmm_(half.view(3 * pairs, width), folded[sender])
-            along += torch.bmm(half, own[at, degree, part].reshape(pairs, width, 1))
-        return found.view(pairs, 3, -1) - along * dots[at][:, None, :]
+        width = self.n_max * self.soap.n_channels
+        found = dots.new_zeros(3 * len(dots), dots.shape[1])
+        for half, folded in zip(made.halves, self._fold()[center], strict=True):
+            found.addmm_(half[pairs].view(-1, width), folded[sender])
+        return found.view(len(dots), 3, -1).sub_(made.along[pairs, :, None] * dots[:, None, :])
+
+    @staticmethod
+    def _pull(graph: Graph, at: Tensor, vectors: Tensor, g: Tensor) -> Tensor:
+        """``sum_ij r_ij (x) g_ij`` of each structure, ``(3 structures, 3, points)``."""
+        weights = g.new_zeros(graph.n_structures, 3, len(at))
+        weights[graph.owner[at], :, torch.arange(len(at), device=at.device)] = vectors
+        return (weights.view(-1, len(at)) @ g.view(len(at), -1)).view(-1, 3, g.shape[2])
 
     def _fold(self) -> list[list[Tensor]]:
         """Channel matrices of the sparse points, for each element and l ``(senders, n_max * channels, points)``."""

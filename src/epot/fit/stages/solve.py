@@ -64,8 +64,8 @@ class Solve(Stage):
     def __init__(
         self,
         energy_sigma: float = 0.001,
-        force_sigma: float = 0.05,
-        virial_sigma: float = 0.05,
+        force_sigma: float = 0.02,
+        virial_sigma: float = 0.02,
         config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
         jitter: float = 1e-10,
         prior: float = 1.0,
