@@ -64,3 +64,8 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
         for item in items:
             yield item
             shown.advance()
+
+
+def say(text: str) -> None:
+    """A line for the person who waits, on standard output, at once."""
+    print(text, flush=True)
