@@ -33,7 +33,8 @@ CASES = {
 def structures() -> dict[str, Atoms]:
     """Positions in no special order: nothing is symmetric."""
     rng = np.random.default_rng(7)
-    molecule = Atoms("CCOH6", positions=np.array([[0, 0, 0], [1.5, 0, 0], [2.1, 1.3, 0], [-0.4, 1, 0], [-0.4, -0.5, 0.9],
+    molecule = Atoms("CCOH6", positions=np.array([[0, 0, 0], [1.5, 0, 0], [2.1, 1.3, 0], [-0.4, 1, 0],
+                     [-0.4, -0.5, 0.9],
                      [-0.4, -0.5, -0.9], [1.9, -0.5, 0.9], [1.9, -0.5, -0.9], [3.0, 1.2, 0.1]]))  # fmt: skip
     crystal = Atoms("Si4O2", scaled_positions=rng.random((6, 3)) * 0.1 + np.array(
         [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5], [0.25, 0.25, 0.25], [0.75, 0.75, 0.25]]),

@@ -1,4 +1,4 @@
-"""Filtered messages and their first and second gradients, a few thousand pairs at a time.
+"""Filtered messages and their first and second gradients, a block of pairs at a time.
 
 With ``E(D; T, B, u, w) = sum_i D_i . M(T, B, u, w)_i`` for the operator M of :mod:`epot.blocks.filtered_messages`,
 :func:`backward` gives dE/dT, dE/dw, dE/dB and dE/du, and :func:`second_backward` the gradient of
@@ -20,8 +20,7 @@ import threading
 import torch
 
 from ..typing import Tensor
-
-BLOCK = 2048  # slots at a time: a table of five times 128 channels for them takes 5 MB in single precision
+from .neighborhood import Layout
 
 
 class _Scratch(threading.local):
@@ -44,29 +43,27 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _blocks(n_atoms: int, n_slots: int, size: int) -> tuple[int, list[slice]]:
-    """Atoms whose slots together are about ``size``, and the slots of the largest such block."""
-    rows = max(1, min(n_atoms, size // n_slots))
-    return rows * n_slots, [slice(start, min(start + rows, n_atoms)) for start in range(0, n_atoms, rows)]
+def _room(layout: Layout) -> int:
+    """Slots of the largest block."""
+    return max(((stop - start) * width for start, stop, _, width in layout.blocks), default=0)
 
 
-def forward(table: Tensor, weight: Tensor, basis: Tensor, directions: Tensor, senders: Tensor) -> Tensor:
+def forward(table: Tensor, weight: Tensor, basis: Tensor, directions: Tensor, layout: Layout) -> Tensor:
     """M(T), ``(atoms, 4 F)``."""
-    n_atoms, n_slots, k = basis.shape
     f = table.shape[1] // 5
-    most, blocks = _blocks(n_atoms, n_slots, BLOCK)
-    filters, taken = _scratch.take(table, most, 3 * f, 5 * f)
-    out = table.new_empty(n_atoms, 4 * f)
-    for block in blocks:
-        m = block.stop - block.start
-        p = m * n_slots
-        w = torch.mm(basis[block].view(p, k), weight, out=filters[:p])
-        x = torch.index_select(table, 0, senders[block].view(p), out=taken[:p])
+    filters, taken = _scratch.take(table, _room(layout), 3 * f, 5 * f)
+    out = table.new_empty(table.shape[0], 4 * f)
+    for start, stop, slot, width in layout.blocks:
+        m, p = stop - start, (stop - start) * width
+        slots = slice(slot, slot + p)
+        w = torch.mm(basis[slots], weight, out=filters[:p])
+        x = torch.index_select(table, 0, layout.senders[slots], out=taken[:p])
         x[:, : 2 * f].mul_(w[:, : 2 * f])
         x[:, 2 * f :].view(p, 3, f).mul_(w[:, None, 2 * f :])
-        x = x.view(m, n_slots, 5 * f)
-        torch.sum(x[:, :, f:], 1, out=out[block])
-        out[block, f:] += torch.bmm(directions[block].transpose(1, 2), x[:, :, :f]).view(m, 3 * f)
+        x = x.view(m, width, 5 * f)
+        sums = x[:, :, f:].sum(1)
+        sums[:, f:] += torch.bmm(directions[slots].view(m, width, 3).transpose(1, 2), x[:, :, :f]).view(m, 3 * f)
+        out.index_copy_(0, layout.rows[start:stop], sums)
     return out
 
 
@@ -76,41 +73,41 @@ def backward(
     weight: Tensor,
     basis: Tensor,
     directions: Tensor,
-    senders: Tensor,
+    layout: Layout,
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, ...]:
     """dE/dT, dE/dw, dE/dB and dE/du; those wanted of T, w and the geometry (both B and u)."""
-    n_atoms, n_slots, k = basis.shape
-    f = table.shape[1] // 5
-    most, blocks = _blocks(n_atoms, n_slots, BLOCK)
-    filters, taken, spare = _scratch.take(table, most, 3 * f, 5 * f, 3 * f)
+    f, k = table.shape[1] // 5, basis.shape[1]
+    filters, taken, spare = _scratch.take(table, _room(layout), 3 * f, 5 * f, 3 * f)
     to_table, to_weight, to_geometry = wanted
-    d_table = table.new_empty(n_atoms, 5 * f) if to_table else None
+    d_table = torch.empty_like(table) if to_table else None
     d_weight = torch.zeros_like(weight) if to_weight else None
     d_basis, back = _wide(basis, weight) if to_geometry else (None, weight)
     d_directions = torch.empty_like(directions) if to_geometry else None
-    for block in blocks:
-        m = block.stop - block.start
-        p = m * n_slots
-        w = torch.mm(basis[block].view(p, k), weight, out=filters[:p])
-        sender = senders[block].view(p)
+    for start, stop, slot, width in layout.blocks:
+        m, p = stop - start, (stop - start) * width
+        slots = slice(slot, slot + p)
+        senders, rows = layout.senders[slots], layout.rows[start:stop]
+        u = directions[slots].view(m, width, 3)
+        w = torch.mm(basis[slots], weight, out=filters[:p])
         if d_table is not None:
-            h = torch.index_select(grad, 0, sender, out=taken.view(-1)[: p * 4 * f].view(p, 4 * f))
-            _transposed(h, w, directions[block], spare[:p], d_table[block])
+            h = torch.index_select(grad, 0, senders, out=taken.view(-1)[: p * 4 * f].view(p, 4 * f))
+            d_table.index_copy_(0, rows, _transposed(h, w, u, spare[:p]))
         if to_geometry or to_weight:
-            g = torch.index_select(table, 0, sender, out=taken[:p]).view(m, n_slots, 5 * f)
-            part = spare.view(-1)[: p * f].view(m, n_slots, f)
-            d_mu = grad[block, f:].reshape(m, 3, f)
-            w3 = w.view(m, n_slots, 3 * f)
+            g = torch.index_select(table, 0, senders, out=taken[:p]).view(m, width, 5 * f)
+            part = spare.view(-1)[: p * f].view(m, width, f)
+            d_out = grad.index_select(0, rows)
+            d_mu = d_out[:, f:].reshape(m, 3, f)
+            w3 = w.view(m, width, 3 * f)
             if d_directions is not None:
                 torch.mul(g[:, :, :f], w3[:, :, :f], out=part)
-                torch.bmm(part, d_mu.transpose(1, 2), out=d_directions[block])
-            _outer(g, grad[block], torch.bmm(directions[block], d_mu, out=part), w3)
+                torch.bmm(part, d_mu.transpose(1, 2), out=d_directions[slots].view(m, width, 3))
+            _outer(g, d_out, torch.bmm(u, d_mu, out=part), w3)
             if d_basis is not None:
-                torch.mm(w, back, out=d_basis[block].view(p, -1))
+                torch.mm(w, back, out=d_basis[slots])
             if d_weight is not None:
-                d_weight.addmm_(basis[block].view(p, k).T, w)
-    return d_table, d_weight, None if d_basis is None else d_basis[:, :, :k], d_directions
+                d_weight.addmm_(basis[slots].T, w)
+    return d_table, d_weight, None if d_basis is None else d_basis[:, :k], d_directions
 
 
 def second_backward(
@@ -120,74 +117,74 @@ def second_backward(
     weight: Tensor,
     basis: Tensor,
     directions: Tensor,
-    senders: Tensor,
+    layout: Layout,
     wanted: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, ...]:
     """dS/dD, dS/dT, dS/dw, dS/dB and dS/du; those wanted of D, T, w and the geometry (both B and u)."""
-    n_atoms, n_slots, k = basis.shape
     f = table.shape[1] // 5
     along = [torch.zeros_like(t) if c is None else c.contiguous() for c, t in zip(
         cotangents, (table, weight, basis, directions), strict=True)]  # fmt: skip
     turned = cotangents[1] is not None
-    most, blocks = _blocks(n_atoms, n_slots, BLOCK // 2)
-    rooms = _scratch.take(table, most, 3 * f, 3 * f, 5 * f, 5 * f, 5 * f, f, f)
+    rooms = _scratch.take(table, _room(layout), 3 * f, 3 * f, 5 * f, 5 * f, 5 * f, f, f)
     d_grad = torch.empty_like(grad)
     d_table = torch.zeros_like(table) if wanted[1] else None
     d_weight = torch.zeros_like(weight) if wanted[2] else None
     d_basis, d_directions = (torch.empty_like(basis), torch.empty_like(directions)) if wanted[3] else (None, None)
-    for block in blocks:
-        m = block.stop - block.start
-        p = m * n_slots
-        w, dw, g, x, t, along_u, along_z = (room.view(-1)[: p * room.shape[1]].view(p, -1) for room in rooms)
-        b, y, u, z = basis[block].view(p, k), along[2][block].view(p, k), directions[block], along[3][block]
+    for start, stop, slot, width in layout.blocks:
+        m, p = stop - start, (stop - start) * width
+        slots = slice(slot, slot + p)
+        senders, rows = layout.senders[slots], layout.rows[start:stop]
+        w, dw, g, x, t, along_u, along_z = (room[:p] for room in rooms)
+        b, y = basis[slots], along[2][slots]
+        u, z = directions[slots].view(m, width, 3), along[3][slots].view(m, width, 3)
         torch.mm(b, weight, out=w)
         torch.mm(y, weight, out=dw)
         if turned:
             dw.addmm_(b, along[1])
-        sender = senders[block].view(p)
-        torch.index_select(table, 0, sender, out=g)
-        torch.index_select(along[0], 0, sender, out=x)
-        shaped = [v.view(m, n_slots, -1) for v in (w, dw, g, x, t, along_u, along_z)]
+        torch.index_select(table, 0, senders, out=g)
+        torch.index_select(along[0], 0, senders, out=x)
+        shaped = [v.view(m, width, -1) for v in (w, dw, g, x, t, along_u, along_z)]
         w3, dw3, g3, x3, t3, u3, z3 = shaped
-        d_mu = grad[block, f:].reshape(m, 3, f)
+        d_out = grad.index_select(0, rows)
+        d_mu = d_out[:, f:].reshape(m, 3, f)
         torch.bmm(u, d_mu, out=u3)
         torch.bmm(z, d_mu, out=z3)
-        _second_result(shaped, u, z, d_grad[block])
+        d_grad.index_copy_(0, rows, _second_result(shaped, u, z))
         if d_directions is not None:  # left behind by _second_result: W^R x^R + dW^R g^R
-            torch.bmm(t3[:, :, :f], d_mu.transpose(1, 2), out=d_directions[block])
+            torch.bmm(t3[:, :, :f], d_mu.transpose(1, 2), out=d_directions[slots].view(m, width, 3))
         if d_table is not None:
-            _second_table(shaped, grad[block])
-            d_table.index_add_(0, sender, t)
+            _second_table(shaped, d_out)
+            d_table.index_add_(0, senders, t)
         if d_weight is not None or d_basis is not None:
-            _outer(x3, grad[block], u3, w3)  # W is not needed any more: dS/dW in its place,
+            _outer(x3, d_out, u3, w3)  # W is not needed any more: dS/dW in its place,
             w3[:, :, :f].addcmul_(g3[:, :, :f], z3)
-            _outer(g3, grad[block], u3, dw3)  # and dS/d(dW) in that of dW
+            _outer(g3, d_out, u3, dw3)  # and dS/d(dW) in that of dW
         if d_weight is not None:
             d_weight.addmm_(b.T, w).addmm_(y.T, dw)
         if d_basis is not None:
-            torch.mm(w, weight.T, out=d_basis[block].view(p, k))
+            torch.mm(w, weight.T, out=d_basis[slots])
             if turned:
-                d_basis[block].view(p, k).addmm_(dw, along[1].T)
+                d_basis[slots].addmm_(dw, along[1].T)
     return d_grad if wanted[0] else None, d_table, d_weight, d_basis, d_directions
 
 
 def _wide(basis: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Room for dE/dB and ``w^T``, of K rounded up to a multiple of the vector length, which is faster."""
-    n_atoms, n_slots, k = basis.shape
+    slots, k = basis.shape
     wide = -(-k // 8) * 8
-    return basis.new_empty(n_atoms, n_slots, wide), torch.nn.functional.pad(weight, (0, 0, 0, wide - k)).T
+    return basis.new_empty(slots, wide), torch.nn.functional.pad(weight, (0, 0, 0, wide - k)).T
 
 
-def _transposed(h: Tensor, w: Tensor, u: Tensor, spare: Tensor, out: Tensor) -> None:
-    """dE/dT from the gradients at the senders, ``h``, which are overwritten."""
+def _transposed(h: Tensor, w: Tensor, u: Tensor, spare: Tensor) -> Tensor:
+    """dE/dT of a block from the gradients at the senders, ``h``, which are overwritten."""
     m, n_slots, _ = u.shape
     f = w.shape[1] // 3
     vectors = h[:, f:].view(-1, 3, f)
     along = torch.mul(vectors, w[:, None, :f], out=spare.view(-1, 3, f))
-    out[:, :f] = torch.bmm(u.reshape(m, 1, -1), along.view(m, 3 * n_slots, f)).view(m, f).neg_()
+    scalars = torch.bmm(u.reshape(m, 1, -1), along.view(m, 3 * n_slots, f)).view(m, f).neg_()
     h[:, :f].mul_(w[:, f : 2 * f])
     vectors.mul_(w[:, None, 2 * f :])
-    torch.sum(h.view(m, n_slots, 4 * f), 1, out=out[:, f:])
+    return torch.cat([scalars, h.view(m, n_slots, 4 * f).sum(1)], 1)
 
 
 def _outer(g: Tensor, grad: Tensor, along: Tensor, out: Tensor) -> None:
@@ -200,19 +197,20 @@ def _outer(g: Tensor, grad: Tensor, along: Tensor, out: Tensor) -> None:
     torch.mul(x, d_x, out=out[:, :, 2 * f :]).addcmul_(y, d_y).addcmul_(z, d_z)
 
 
-def _second_result(shaped: list[Tensor], u: Tensor, z: Tensor, out: Tensor) -> None:
-    """dS/dD; leaves ``W^R x^R + dW^R g^R`` in the first block of the spare table."""
+def _second_result(shaped: list[Tensor], u: Tensor, z: Tensor) -> Tensor:
+    """dS/dD of a block; leaves ``W^R x^R + dW^R g^R`` in the first block of the spare table."""
     w, dw, g, x, t, _, _ = shaped
-    m, n_slots, f = *u.shape[:2], w.shape[2] // 3
+    m, f = u.shape[0], w.shape[2] // 3
     torch.mul(x[:, :, : 2 * f], w[:, :, : 2 * f], out=t[:, :, : 2 * f])
     t[:, :, : 2 * f].addcmul_(g[:, :, : 2 * f], dw[:, :, : 2 * f])
     apart = lambda v: v[:, :, 2 * f :].unflatten(-1, (3, f))  # noqa: E731
     torch.mul(apart(x), w[:, :, None, 2 * f :], out=apart(t))
     apart(t).addcmul_(apart(g), dw[:, :, None, 2 * f :])
-    torch.sum(t[:, :, f:], 1, out=out)
+    out = t[:, :, f:].sum(1)
     vectors = torch.bmm(u.transpose(1, 2), t[:, :, :f])
     vectors.baddbmm_(z.transpose(1, 2), g[:, :, :f] * w[:, :, :f])
     out[:, f:] += vectors.view(m, 3 * f)
+    return out
 
 
 def _second_table(shaped: list[Tensor], grad: Tensor) -> None:

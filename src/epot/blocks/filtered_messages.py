@@ -24,20 +24,21 @@ from torch.autograd.function import once_differentiable
 
 from ..typing import Float, Int, Tensor
 from . import filtered_kernels as kernels
+from .neighborhood import Layout
 
 
 class Pairs(NamedTuple):
     """The geometry of the messages, the same for every layer; an empty slot has ``basis = 0``.
 
     Attributes:
-        senders: atom in each slot.
+        layout: where the pairs lie.
         basis: K radial functions.
         directions: unit vectors from receiver to sender.
     """
 
-    senders: Int[Tensor, "atoms slots"]
-    basis: Float[Tensor, "atoms slots K"]
-    directions: Float[Tensor, "atoms slots 3"]
+    layout: Layout
+    basis: Float[Tensor, "slots K"]
+    directions: Float[Tensor, "slots 3"]
 
 
 def filtered_messages(
@@ -53,7 +54,7 @@ def filtered_messages(
     Differentiable twice in everything; in the geometry only along changes that keep ``u_ij = -u_ji`` (which moving
     atoms do, and changing one direction of a pair alone would not).
     """
-    return _Messages.apply(table, weight, pairs.basis, pairs.directions, pairs.senders)
+    return _Messages.apply(table, weight, pairs.basis, pairs.directions, pairs.layout)
 
 
 def element_sums(pairs: Pairs, rows: Int[Tensor, " atoms"], n_elements: int) -> Float[Tensor, "atoms 4 sums"]:
@@ -64,25 +65,29 @@ def element_sums(pairs: Pairs, rows: Int[Tensor, " atoms"], n_elements: int) -> 
         rows: which element each atom is.
         n_elements: how many there are.
     """
-    n_atoms, _, k = pairs.basis.shape
+    layout, k = pairs.layout, pairs.basis.shape[1]
+    n_atoms = layout.rows.shape[0]
     arms = torch.nn.functional.pad(pairs.directions, (1, 0), value=1.0)
+    products = (arms.unsqueeze(-1) * pairs.basis.unsqueeze(-2)).view(-1, 4 * k)
+    index = layout.receivers
     if n_elements > 1:
-        kind = torch.nn.functional.one_hot(rows[pairs.senders], n_elements).to(arms.dtype)
-        arms = (arms.unsqueeze(-1) * kind.unsqueeze(-2)).flatten(-2)
-    return torch.bmm(arms.transpose(1, 2), pairs.basis).view(n_atoms, 4, n_elements * k)
+        index = index * n_elements + rows.index_select(0, layout.senders)
+    sums = products.new_zeros(n_atoms * n_elements, 4 * k).index_add(0, index, products)
+    return sums.view(n_atoms, n_elements, 4, k).transpose(1, 2).flatten(2)
 
 
 class _Messages(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, weight: Tensor, basis: Tensor, directions: Tensor, senders: Tensor) -> Tensor:
-        ctx.save_for_backward(table, weight, basis, directions, senders)
-        return kernels.forward(table, weight, basis, directions, senders)
+    def forward(ctx: Any, table: Tensor, weight: Tensor, basis: Tensor, directions: Tensor, layout: Layout) -> Tensor:
+        ctx.save_for_backward(table, weight, basis, directions)
+        ctx.layout = layout
+        return kernels.forward(table, weight, basis, directions, layout)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        table, weight, basis, directions, _ = ctx.saved_tensors
+        table, weight, basis, directions = ctx.saved_tensors
         wanted = (_wanted(table), _wanted(weight), _wanted(basis) or _wanted(directions))
-        return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, wanted), None
+        return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None
 
 
 class _Gradient(torch.autograd.Function):
@@ -96,18 +101,19 @@ class _Gradient(torch.autograd.Function):
         weight: Tensor,
         basis: Tensor,
         directions: Tensor,
-        senders: Tensor,
+        layout: Layout,
         wanted: tuple[bool, bool, bool],
     ) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(grad, table, weight, basis, directions, senders)
-        return kernels.backward(grad, table, weight, basis, directions, senders, wanted)
+        ctx.save_for_backward(grad, table, weight, basis, directions)
+        ctx.layout = layout
+        return kernels.backward(grad, table, weight, basis, directions, layout, wanted)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, table, weight, basis, directions, senders = ctx.saved_tensors
+        grad, table, weight, basis, directions = ctx.saved_tensors
         wanted = (_wanted(grad), _wanted(table), _wanted(weight), _wanted(basis) or _wanted(directions))
-        found = kernels.second_backward(cotangents, grad, table, weight, basis, directions, senders, wanted)
+        found = kernels.second_backward(cotangents, grad, table, weight, basis, directions, ctx.layout, wanted)
         return *found, None, None
 
 

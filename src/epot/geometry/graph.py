@@ -136,7 +136,7 @@ class Graph:
         reverse[forward] = backward
         return torch.from_numpy(reverse).to(self.pairs.device)
 
-    def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]

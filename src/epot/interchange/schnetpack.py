@@ -14,14 +14,15 @@ from ..potential import Potential, Sum
 from ..terms.offsets import Offsets
 from ..typing import Tensor
 
-LENGTHS = {"offsets": "gaussian", "freqs": "bessel"}
+CutoffName = Literal["cosine", "polynomial"]
+BASES: dict[str, Literal["gaussian", "bessel"]] = {"offsets": "gaussian", "freqs": "bessel"}
 
 
 def from_schnetpack(
     state: Mapping[str, Tensor],
     *,
     elements: Sequence[int | str] | None = None,
-    cutoff_function: Literal["cosine", "polynomial"] = "cosine",
+    cutoff_function: CutoffName = "cosine",
     energy_unit: float = 1.0,
 ) -> Potential:
     """A potential with the weights of schnetpack's ``NeuralNetworkPotential`` around its PaiNN.
@@ -50,7 +51,7 @@ def from_schnetpack(
         _copy_filters(model, body)
         model.hidden.load_state_dict({"weight": head["0.weight"], "bias": head["0.bias"]})
         model.readout.weight.copy_(head["1.weight"][0])
-        model.readout.bias.copy_(head["1.bias"][0])
+        model.readout.bias = torch.nn.Parameter(head["1.bias"][0].clone())
         model.readout.scale.fill_(energy_unit)
     return _with_offsets(model, state, numbers, energy_unit)
 
@@ -67,20 +68,21 @@ def _refuse_others(body: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> No
         )
 
 
-def _empty(body: Mapping[str, Tensor], numbers: tuple[int, ...], cutoff_function) -> PaiNN:
+def _empty(body: Mapping[str, Tensor], numbers: tuple[int, ...], cutoff_function: CutoffName) -> PaiNN:
     """A model of the state's sizes and dtype."""
     n_features = body["embedding.weight"].shape[1]
     n_layers = 1 + max(int(k.split(".")[1]) for k in body if k.startswith("interactions."))
     width, n_radial = body["filter_net.weight"].shape
-    radial = next((v for k, v in LENGTHS.items() if f"radial_basis.{k}" in body), None)
+    radial = next((v for k, v in BASES.items() if f"radial_basis.{k}" in body), None)
     if radial is None:
         raise ModelFileError("The radial basis must be schnetpack's GaussianRBF (from 0) or BesselRBF.")
     cutoff = float(body["cutoff_fn.cutoff"])
     if radial == "gaussian":
         centers = body["radial_basis.offsets"]
-        if not torch.allclose(centers, torch.linspace(0, cutoff, n_radial, dtype=centers.dtype)):
+        wanted = torch.linspace(0, cutoff, n_radial, dtype=centers.dtype)
+        if not torch.allclose(centers, wanted) or not torch.allclose(body["radial_basis.widths"], wanted[1]):
             raise ModelFileError(
-                "The Gaussian centers must go from 0 to the cutoff in equal steps (start=0, not trained)."
+                "The Gaussian centers must go from 0 to the cutoff in equal steps as wide (start=0, not trained)."
             )
     first, last = (body[f"interactions.{k}.interatomic_context_net.0.weight"] for k in (0, n_layers - 1))
     model = PaiNN(
@@ -99,7 +101,8 @@ def _empty(body: Mapping[str, Tensor], numbers: tuple[int, ...], cutoff_function
 
 def _copy_interactions(model: PaiNN, body: Mapping[str, Tensor]) -> None:
     """Schnetpack orders phi and the filters as (q, R, mu) and a as (q, mu, qmu)."""
-    for k, (message, update) in enumerate(zip(model.messages, model.updates, strict=True)):
+    for k in range(len(model.messages)):
+        message, update, _ = model.interaction(k)
         inner, outer = message.phi.layers
         hidden, phi = (_dense(body, f"interactions.{k}.interatomic_context_net.{n}") for n in (0, 1))
         inner.load_state_dict(hidden)

@@ -120,7 +120,9 @@ class PaiNN(Potential):
         shared_filters: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, least in (("cutoff", cutoff, 1e-3), ("n_features", n_features, 2), ("n_layers", n_layers, 1)):
+        sizes = {"cutoff": (cutoff, 1e-3), "n_features": (n_features, 2), "n_layers": (n_layers, 1)}
+        sizes["n_radial"] = (n_radial, 2 if radial == "gaussian" else 1)
+        for name, (value, least) in sizes.items():
             if value < least:
                 raise ConfigError(f"PaiNN got {name}={value}; it needs at least {least}.")
         self.elements = tuple(to_number(z) for z in elements)
@@ -157,12 +159,11 @@ class PaiNN(Potential):
     def atoms(self, graph: Graph, vectors: bool = True) -> tuple[Float[Tensor, "atoms F"], Tensor]:
         """q, and mu ``(atoms, 3, F)``, after the last interaction; the energy needs no vectors of the last update."""
         near = neighborhood(graph, self.cutoff, self.hidden.weight.dtype)
-        pairs = Pairs(near.senders, self._basis(near.distances), near.directions)
+        pairs = Pairs(near.layout, self._basis(near.distances), near.directions)
         embedding, rows = self.embedding.present(graph.numbers)
         q = embedding.index_select(0, rows)
         for layer in range(self.n_layers):
-            message, update = (m[min(layer, len(m) - 1)] for m in (self.messages, self.updates))
-            filters = self.filters[min(layer, len(self.filters) - 1)]
+            message, update, filters = self.interaction(layer)
             if layer == 0:
                 dq, mu = message.first(embedding, rows, pairs, filters)
             else:
@@ -172,6 +173,11 @@ class PaiNN(Potential):
             dq, dmu = update(q, mu, vectors or layer < self.n_layers - 1)
             q, mu = q + dq, mu if dmu is None else mu + dmu
         return q, mu
+
+    def interaction(self, layer: int) -> tuple[Message, Update, Tensor]:
+        """Message, update and filters of a layer; what is shared is the same in all."""
+        pick = lambda parts: parts[min(layer, len(parts) - 1)]  # noqa: E731
+        return pick(self.messages), pick(self.updates), pick(self.filters)
 
     def _basis(self, distances: Tensor) -> Tensor:
         kernel = partial(radial_basis, self.radial, cutoff=self.cutoff, n=self.n_radial)
