@@ -61,7 +61,7 @@ def parity(label: str, unit: str, sets: Mapping[str, tuple[np.ndarray, np.ndarra
     return _svg(figure, f"Parity of {label}")
 
 
-def learning_curve(epochs: Sequence[float], series: Mapping[str, Sequence[float]], best: float | None = None) -> str:
+def learning_curve(epochs: Sequence[int], series: Mapping[str, Sequence[float]], best: int | None = None) -> str:
     """Errors against epochs, logarithmic."""
     figure, axes = _figure(6.2)
     for (name, values), color in zip(series.items(), COLORS, strict=False):
