@@ -36,7 +36,8 @@ class Posterior(Stage):
 
     Args:
         members: of the ensemble; 16 give a standard deviation to 18 percent, 32 to 13.
-        directions: random combinations of the forces of each structure; more where the training set is small.
+        directions: random combinations of the forces of each structure; more where the training set is so small that there
+            would be fewer than five rows for each weight. Each costs about as much as a step of descent.
         prior: precision of the weights where the readout sets none; None finds it from the data
             (:func:`epot.uncertainty.posterior.evidence`).
         max_structures: of the training set, chosen at random, that rows are made for.
@@ -76,7 +77,7 @@ class Posterior(Stage):
         solved = state.factor is not None and len(state.factor) == len(weights)
         chosen = self._chosen(state, 64 if solved else self.max_structures)
         gathered = _Gathered(len(weights))
-        directions = max(self.directions, -(-20 * len(weights) // max(1, len(chosen)))) if not solved else 1
+        directions = max(self.directions, -(-5 * len(weights) // max(1, len(chosen)))) if not solved else 1
         rows = Rows(state.potential, len(weights), directions, generator)
         with bar("posterior", len(chosen)) as shown:
             for batch in batches(chosen, BATCH):
