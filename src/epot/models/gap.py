@@ -77,7 +77,7 @@ class GAP(Potential):
         l_max: int = 6,
         sigma: float = 0.4,
         zeta: int = 4,
-        n_sparse: int = 2000,
+        n_sparse: int = 3000,
         delta: float = 1.0,
         cutoff_width: float | None = None,
         center_weight: float = 1.0,
