@@ -1,4 +1,4 @@
-"""Systems that speeds are measured on, made with numpy and ASE alone, so that any peer's environment can import them."""
+"""Systems that speeds are measured on, made with numpy and ASE alone: any peer's environment can import them."""
 
 import numpy as np
 from ase import Atoms
