@@ -19,16 +19,17 @@ from .report.build import build
 from .simulate.md import Run, run_md
 
 STEPS = 6
+MODEL = {"name": "gap", "n_sparse": 1000}
+"""Enough for two small systems, and fitted in seconds."""
 
 
-def quickstart(folder: str | os.PathLike = "runs/quickstart", *, seed: int = 0, workers: int = 2, model: str = "gap") -> Path:
+def quickstart(folder: str | os.PathLike = "runs/quickstart", *, seed: int = 0, workers: int = 2) -> Path:
     """Collect labels with GFN2-xTB, fit, check, simulate, report. Started again, it goes on where it stopped.
 
     Args:
         folder: gets the data, ``model.epot`` and ``report.html``.
         seed: of everything random.
         workers: processes that label.
-        model: the name of the model that is fitted.
 
     Returns:
         The report.
@@ -42,8 +43,8 @@ def quickstart(folder: str | os.PathLike = "runs/quickstart", *, seed: int = 0, 
     parts = split(collect(folder / "data", seed=seed, workers=workers), folder / "data", seed)
     _step(2, "examine the data")
     say(doctor_data.examine(parts["train"]).text())
-    _step(3, f"fit {model} on {len(parts['train'])} structures")
-    fitted = api.fit(model, parts["train"], valid=parts["valid"], folder=folder, seed=seed)
+    _step(3, f"fit a {MODEL['name']} on {len(parts['train'])} structures")
+    fitted = api.fit(MODEL, parts["train"], valid=parts["valid"], folder=folder, seed=seed)
     errors = fitted.evaluate(parts["test"])
     say(errors.table())
     _step(4, "examine the potential")

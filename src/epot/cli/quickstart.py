@@ -10,7 +10,6 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that label.")] = 2,
-    model: Annotated[str, typer.Option(help="See `epot models`.")] = "gap",
 ) -> None:
     """The whole road on real input: labels, fit, checks, molecular dynamics, report. Under five minutes.
 
@@ -18,4 +17,4 @@ def quickstart(
     """
     from ..quickstart import quickstart as run
 
-    run(out, seed=seed, workers=workers, model=model)
+    run(out, seed=seed, workers=workers)

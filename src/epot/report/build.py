@@ -240,7 +240,7 @@ def _simulation(folder: Path) -> str:
     time = thermo["time_fs"] / 1000
     n = summary["atoms"]
     conserved = 1000 * (thermo["conserved_eV"] - thermo["conserved_eV"][0]) / n
-    settings = summary.get("temperature_target_K")
+    target = summary.get("temperature_target_K")
     pictures = [
         page.figure(
             plots.time_series(f"Energy drift in {folder.name}", "meV/atom", time, {"conserved quantity": conserved}),
@@ -248,7 +248,7 @@ def _simulation(folder: Path) -> str:
         ),
         page.figure(
             plots.time_series(
-                f"Temperature in {folder.name}", "K", time, {"temperature": thermo["temperature_K"]}, settings
+                f"Temperature in {folder.name}", "K", time, {"temperature": thermo["temperature_K"]}, target
             ),
             f"Temperature; mean {summary['temperature_K']:.0f} K after the first fifth.",
         ),
