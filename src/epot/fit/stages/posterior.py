@@ -36,8 +36,8 @@ class Posterior(Stage):
 
     Args:
         members: of the ensemble; 16 give a standard deviation to 18 percent, 32 to 13.
-        directions: random combinations of the forces of each structure; more where the training set is so small that there
-            would be fewer than five rows for each weight. Each costs about as much as a step of descent.
+        directions: random combinations of the forces of each structure; more where the training set is so small that
+            there would be fewer than five rows for each weight. Each costs about as much as a step of descent.
         prior: precision of the weights where the readout sets none; None finds it from the data
             (:func:`epot.uncertainty.posterior.evidence`).
         max_structures: of the training set, chosen at random, that rows are made for.
