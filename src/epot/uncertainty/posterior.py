@@ -99,7 +99,7 @@ class Rows:
     Args:
         potential: with one linear readout, whose features its output holds.
         n_features: of the readout.
-        directions: random directions a structure.
+        directions: random directions a structure, for forces; a quarter as many for virials.
         generator: of the random numbers, on the CPU.
     """
 
@@ -157,9 +157,10 @@ class Rows:
     def _directions(self, graph: Graph, labels: Tensor, per_atom: bool) -> list[Tensor]:
         """Random ones over the root of their number; or all unit vectors, of all structures at once."""
         components = 3 * int(graph.sizes.max()) if per_atom else 9
-        if self.directions < components:
-            drawn = torch.randn(self.directions, *labels.shape, generator=self.generator, dtype=torch.float64)
-            return list((drawn / self.directions**0.5).to(labels))
+        count = self.directions if per_atom else max(1, self.directions // 4)
+        if count < components:
+            drawn = torch.randn(count, *labels.shape, generator=self.generator, dtype=torch.float64)
+            return list((drawn / count**0.5).to(labels))
         units = []
         first = (graph.sizes.cumsum(0) - graph.sizes)[graph.owner]
         place = torch.arange(graph.n_atoms, device=graph.owner.device) - first
