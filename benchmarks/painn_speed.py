@@ -5,9 +5,9 @@
 128 features, 3 interactions, 20 Gaussians, cutoff 5 Å, float32. Energies and forces through each package's ASE
 calculator, the atoms moved by 1e-3 Å before every call; twice: with a neighbor search at every call (``search``), and
 with neighbor lists that outlive a call (``skin`` 0.5 Å, the default of ours). ``train``: one AdamW step on energies and
-forces of a collated batch of eight 27-atom molecules. Each package runs in a process of its own, one at a time, in turns
-A B A B; medians, quartiles, processor time and the ratio of the medians of wall time are printed. A second busy process
-on the machine slows both, the more the more threads there are; look at the load that is printed too.
+forces of a collated batch of eight 27-atom molecules. Each package runs in a process of its own, one at a time, in
+turns A B A B; medians, quartiles, processor time and the ratio of the medians of wall time are printed. A second busy
+process on the machine slows both, the more the more threads there are; look at the load that is printed too.
 
 Arithmetic, per pair and interaction, F = 128 features, K = 21 (20 radial functions and the bias), in multiplications:
 making the filters 3 K F = 8000, using them 8 F = 1000, and backwards the same for the table and 3 K F more for the
