@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import lapack
 
 from ...blocks.design import Design
 from ...blocks.readout import LinearReadout
@@ -214,6 +215,8 @@ class Solve(Stage):
 class Triangle:
     """The triangular factor of ``[rows | targets]``, to which more rows can be added.
 
+    LAPACK's ``tpqrt`` folds a block of rows into the factor in place: no stacked copy, no work on the zeros.
+
     Args:
         prior: ``(size, size)``, upper triangular: the first rows, with targets of zero.
     """
@@ -221,7 +224,7 @@ class Triangle:
     def __init__(self, prior: Tensor) -> None:
         self.size = len(prior)
         self.rows = 0
-        self._factor = torch.nn.functional.pad(prior, (0, 1))
+        self._factor = np.asfortranarray(np.pad(prior.numpy(), (0, 1)))
         self._waiting: list[Tensor] = []
         self._waits = 0
 
@@ -232,24 +235,29 @@ class Triangle:
         self._waiting.append(torch.cat([rows, targets[:, None]], 1))
         self._waits += len(rows)
         self.rows += len(rows)
-        if self._waits >= max(2 * self.size, 512):
+        if self._waits >= max(self.size // 2, 1024):
             self._fold()
 
     def _fold(self) -> None:
-        if self._waiting:
-            stacked = torch.cat([self._factor, *self._waiting])
-            self._waiting, self._waits = [], 0
-            self._factor = torch.linalg.qr(stacked, mode="r").R
+        if not self._waits:
+            return
+        block = np.asfortranarray(torch.cat(self._waiting).numpy())
+        self._waiting, self._waits = [], 0
+        width = min(64, self.size + 1)
+        self._factor, *_, info = lapack.dtpqrt(0, width, self._factor, block, overwrite_a=1, overwrite_b=1)
+        if info != 0:
+            raise FitError(f"LAPACK's tpqrt failed with code {info}.")
 
     def factor(self) -> Tensor:
         """``R`` with ``R^T R = rows^T rows + prior``, ``(size, size)``."""
         self._fold()
-        return self._factor[: self.size, : self.size]
+        return torch.from_numpy(self._factor[: self.size, : self.size])
 
     def solve(self) -> Tensor:
         """The weights, ``(size,)``."""
-        r = self.factor()
-        return torch.linalg.solve_triangular(r, self._factor[: self.size, self.size :], upper=True)[:, 0]
+        self._fold()
+        right = torch.from_numpy(self._factor[: self.size, self.size :])
+        return torch.linalg.solve_triangular(self.factor(), right, upper=True)[:, 0]
 
     def condition(self) -> float:
         """Ratio of the largest and smallest diagonal element of the factor: a lower bound of the condition number."""
@@ -259,8 +267,7 @@ class Triangle:
     def residual(self) -> float:
         """Root mean square of residuals over their sigmas, with the prior's: about 1 where sigmas are the errors."""
         self._fold()
-        left = float(self._factor[self.size, self.size].abs()) if len(self._factor) > self.size else 0.0
-        return left / max(self.rows, 1) ** 0.5
+        return abs(float(self._factor[self.size, self.size])) / max(self.rows, 1) ** 0.5
 
 
 def prior_rows(readout: LinearReadout, jitter: float, ridge: float) -> Tensor:
