@@ -18,7 +18,7 @@ from ..geometry.neighbors import neighbor_pairs
 from .doctor_labels import Frames, finite
 from .doctor_report import Report, listed
 
-NEAR = 4e-4  # of a fingerprint: displacements of about 0.005 Å
+NEAR = 0.04  # of fingerprints times the root of the number of atoms: displacements of about 0.005 Å
 OUTLIER = 6.0  # median absolute deviations
 
 
@@ -28,7 +28,8 @@ def closest(frames: Frames, report: Report) -> list[int]:
     bonds, clash = [], []
     for k, s in frames:
         try:
-            i, j, shift = neighbor_pairs(s, 3.2)
+            reach = 4.2 * float(covalent_radii[s.numbers].max(initial=0.7))  # a bond in Bohr, and some
+            i, j, shift = neighbor_pairs(s, max(3.2, min(reach, 6.5)))
         except DataError:
             clash.append(k)
             continue

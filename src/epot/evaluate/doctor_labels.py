@@ -84,10 +84,11 @@ def _constant(frames: Frames, report: Report) -> None:
 
 
 def _forces(frames: Frames, report: Report) -> None:
-    largest = [(k, float(np.linalg.norm(s.forces, axis=1).max())) for k, s in frames if finite(s, "forces") and len(s)]
-    if not largest:
+    sizes = [(k, np.linalg.norm(np.asarray(s.forces), axis=1)) for k, s in frames if finite(s, "forces") and len(s)]
+    if not sizes:
         return
-    every = np.concatenate([np.linalg.norm(s.forces, axis=1) for _, s in frames if finite(s, "forces")])
+    largest = [(k, float(size.max())) for k, size in sizes]
+    every = np.concatenate([size for _, size in sizes])
     report.figures["forces_rms_eV_per_A"] = float(np.sqrt((every**2).mean() / 3))
     report.figures["forces_max_eV_per_A"] = float(every.max())
     absurd = sorted((k for k, f in largest if f > ABSURD), key=lambda k: -dict(largest)[k])
@@ -142,7 +143,8 @@ def _balance(frames: Frames, report: Report) -> None:
 
 def _stress(frames: Frames, report: Report) -> None:
     labelled = [(k, s) for k, s in frames if finite(s, "stress")]
-    skew = [k for k, s in labelled if np.abs(s.stress - s.stress.T).max() > 1e-3 * np.abs(s.stress).max() + 1e-6]
+    stresses = [(k, np.asarray(s.stress)) for k, s in labelled]
+    skew = [k for k, stress in stresses if np.abs(stress - stress.T).max() > 1e-3 * np.abs(stress).max() + 1e-6]
     if skew:
         report.add(
             "error", "stresses that are not symmetric", listed(skew),
@@ -157,7 +159,7 @@ def _stress(frames: Frames, report: Report) -> None:
 
 
 def _charges(frames: Frames, report: Report) -> None:
-    off = [k for k, s in frames if finite(s, "charges") and abs(float(s.charges.sum()) - s.charge) > 0.05]
+    off = [k for k, s in frames if finite(s, "charges") and abs(float(np.asarray(s.charges).sum()) - s.charge) > 0.05]
     if off:
         report.add(
             "warning", "atomic charges that do not add up to the total charge", listed(off),

@@ -107,7 +107,8 @@ def _judge(results: Sequence[Result], report: Report) -> None:
             limits = r.check in ("single_precision",)
             report.add(
                 "warning" if limits else "error", f"{r.check}: {docs[r.check]}",
-                f"{r.worst:.2e} (allowed {r.bound:.0e}) {r.text}", ADVICE.get(r.check, "mend the model, not the check."),
+                f"{r.worst:.2e} (allowed {r.bound:.0e}) {r.text}",
+                ADVICE.get(r.check, "mend the model, not the check."),
             )  # fmt: skip
     passed = [r for r in results if r.passed and r.applies]
     report.add("info", "checks that hold", f"{len(passed)} of {len(results)}: {', '.join(r.check for r in passed)}")

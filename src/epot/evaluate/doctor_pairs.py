@@ -73,10 +73,11 @@ class PairModel:
         self.rows = [rows(k, s, self.elements) for k, s in self.sample]
         size = len(CENTERS) * len(self.elements) * (len(self.elements) + 1) // 2
         gram, right, self.total = np.zeros((size, size)), np.zeros(size), 0.0
-        self.sizes = np.array([np.sqrt(np.square(s.forces).mean()) for _, s in self.sample])
-        floor = max(1e-3, 0.1 * float(np.median(self.sizes))) if len(self.sizes) else 1.0
+        self.sizes = np.array([np.sqrt(np.square(np.asarray(s.forces)).mean()) for _, s in self.sample])
+        moving = self.sizes[self.sizes > 1e-3]
+        floor = float(np.median(moving)) if len(moving) else 1.0
         for row, (_, s), rms in zip(self.rows, self.sample, self.sizes, strict=True):
-            force, weight = np.asarray(s.forces).ravel(), 1 / max(rms, floor) ** 2  # all structures count alike
+            force, weight = np.asarray(s.forces).ravel(), 1 / max(rms, floor) ** 2  # absurd structures decide nothing
             gram += weight * row.forces.T @ row.forces
             right += weight * row.forces.T @ force
             self.total += weight * float(force @ force)
@@ -100,7 +101,7 @@ class PairModel:
     def energies(self) -> Relation | None:
         """Energies against those of the model; None where there are too few."""
         chosen = [(r, s) for r, (_, s) in zip(self.rows, self.sample, strict=True) if s.energy is not None]
-        chosen = [(r, s) for r, s in chosen if np.isfinite(s.energy)]
+        chosen = [(r, s) for r, s in chosen if np.isfinite(np.asarray(s.energy))]
         if len(chosen) < 8:
             return None
         counts = np.array([r.counts for r, _ in chosen], dtype=float)

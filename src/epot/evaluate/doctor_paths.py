@@ -49,7 +49,7 @@ def works(structures: Sequence[tuple[int, Structure]]) -> list[Work]:
     groups: dict[tuple, list[tuple[int, Structure]]] = defaultdict(list)
     for frame, s in structures:
         labelled = s.energy is not None and s.forces is not None and len(s) > 1
-        if labelled and np.isfinite(s.energy) and np.isfinite(s.forces).all():
+        if labelled and np.isfinite(np.asarray(s.energy, dtype=float)) and np.isfinite(np.asarray(s.forces)).all():
             groups[(s.numbers.tobytes(), s.pbc.tobytes())].append((frame, s))
     found = []
     most = min(MOST, int((2 * BUDGET / max(1, len(groups))) ** 0.5) + 2)
@@ -103,16 +103,28 @@ def forces_against_energies(found: Sequence[Work]) -> Relation | None:
     return _line([w.forces for w in chosen], [w.difference for w in chosen])
 
 
-def stresses_against_energies(found: Sequence[Work]) -> Relation | None:
-    """Over the pairs between which the strain does most of the work; None where there are too few."""
-    chosen = [w for w in found if np.isfinite(w.stress) and abs(w.stress) > 4 * abs(w.forces) and w.strain > 1e-5]
-    return _line([w.stress for w in chosen], [w.difference - w.forces for w in chosen])
+def strained(found: Sequence[Work]) -> tuple[Relation | None, Relation | None]:
+    """Forces and stresses against energies at once, over the pairs whose cells differ: ``dE = a W_f + b W_s``.
 
-
-def together(found: Sequence[Work]) -> Relation | None:
-    """Work of forces and stresses against energies, over all pairs; None where there are too few."""
-    chosen = [w for w in found if np.isfinite(w.stress) and w.distance + w.strain > 1e-5]
-    return _line([w.forces + w.stress for w in chosen], [w.difference for w in chosen])
+    Each slope comes with the correlation that is left when the other part is taken off; None where its part of
+    the work is too small to tell.
+    """
+    chosen = [w for w in found if np.isfinite(w.stress) and w.strain > 1e-5]
+    if len(chosen) < 8:
+        return None, None
+    x = np.array([[w.forces, w.stress] for w in chosen])
+    y = np.array([w.difference for w in chosen])
+    weight = 1 / np.maximum(np.abs(y), np.median(np.abs(y)) + 1e-12)  # large strains must not decide alone
+    scale = np.sqrt(np.square(x * weight[:, None]).mean(0)) + 1e-300
+    slopes = np.linalg.lstsq(x / scale * weight[:, None], y * weight, rcond=1e-8)[0] / scale
+    relations: list[Relation | None] = []
+    for k in range(2):
+        part, rest = x[:, k] * weight, (y - x[:, 1 - k] * slopes[1 - k]) * weight
+        sizes = np.sqrt((part @ part) * (rest @ rest))
+        share = np.abs(slopes[k]) * scale[k] / (np.abs(slopes * scale).max() + 1e-300)
+        clear = sizes > 0 and share > 0.15
+        relations.append(Relation(float(slopes[k]), float(part @ rest / sizes), len(y)) if clear else None)
+    return relations[0], relations[1]
 
 
 def _line(work: Sequence[float], difference: Sequence[float]) -> Relation | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from .. import units
 from .doctor_labels import Frames
 from .doctor_pairs import PairModel, Relation
-from .doctor_paths import forces_against_energies, stresses_against_energies, together, works
+from .doctor_paths import forces_against_energies, strained, works
 from .doctor_report import Report, listed
 
 KCAL, HA, BOHR, KJ = units.KCAL_MOL, units.HARTREE, units.BOHR, units.KJ_MOL
@@ -44,8 +42,8 @@ def examine(frames: Frames, report: Report) -> None:
     torn = _torn(model, report)
     _frames_apart(model, report)
     paths = forces_against_energies(found)
-    both = together(found)
-    relation, how, sure = paths or both, "between neighboring structures", 0.8
+    by_strain, by_stress = strained(found)
+    relation, how, sure = paths or by_strain, "between neighboring structures", 0.8
     if relation is None or relation.correlation**2 < 0.2:
         reliable = model.explained > 0.6 and len(model.rows) >= 20
         relation, how, sure = (
@@ -58,7 +56,7 @@ def examine(frames: Frames, report: Report) -> None:
         _judge_forces(relation, how, sure, report)
     elif relation is None and any(s.has("forces") for _, s in frames):
         report.add("info", "energies and forces could not be compared", "too few structures that are alike")
-    _stresses(frames, found, model, report)
+    _stresses(frames, by_stress, model, report)
 
 
 def _note(report: Report, name: str, relation: Relation, how: str) -> None:
@@ -66,18 +64,19 @@ def _note(report: Report, name: str, relation: Relation, how: str) -> None:
 
 
 def named(slope: float, table: dict[float, str], within: float) -> str | None:
-    """The entry whose ratio is the slope's, up to a factor ``within``."""
-    ratio = min(table, key=lambda r: abs(np.log(abs(slope) / r)))
-    return table[ratio] if abs(np.log(abs(slope) / ratio)) < np.log(within) else None
+    """The entries whose ratios are the slope's up to a factor ``within``, the nearest first; None without any."""
+    away = {ratio: abs(float(np.log(abs(slope) / ratio))) for ratio in table}
+    near = sorted((ratio for ratio in table if away[ratio] < np.log(within)), key=lambda ratio: away[ratio])
+    return " or ".join(table[ratio] for ratio in near) or None
 
 
 def _judge_forces(relation: Relation, how: str, sure: float, report: Report) -> None:
     slope, exact = relation.slope, how.startswith("between")
     evidence = f"slope {slope:.3g} {how} (1 expected; correlation {relation.correlation:.2f}, n = {relation.n})"
     if relation.correlation < -sure and relation.n >= 8:
-        unit = "" if 0.5 < -slope < 2 else f" and {named(slope, RATIOS, 1.6) or 'a factor'}"
+        also = "" if 0.5 < -slope < 2 else f" and {named(slope, RATIOS, 1.6) or 'a factor'}"
         report.add(
-            "error", "forces have the wrong sign" + unit, evidence,
+            "error", "forces have the wrong sign" + also, evidence,
             "the file holds gradients: change their sign, or read the right key.",
         )  # fmt: skip
     elif relation.correlation > sure and relation.n >= 8 and not (0.6 < slope < 1.6 if exact else 0.2 < slope < 5):
@@ -114,7 +113,7 @@ def _frames_apart(model: PairModel, report: Report) -> None:
     typical = float(np.median(slopes))
     frames = np.array([r.frame for r in model.rows])
     clear = (said > 0.3 * np.median(said)) & (np.abs(correlations) > 0.7)
-    flipped = frames[clear & (slopes < -0.4 * typical)]
+    flipped = frames[clear & (slopes < -0.4 * typical)].tolist()
     if 0 < len(flipped) < 0.5 * len(frames):
         report.add(
             "error", "single structures with forces of the wrong sign", listed(flipped),
@@ -122,7 +121,7 @@ def _frames_apart(model: PairModel, report: Report) -> None:
         )  # fmt: skip
     for low, high, what in ((12.0, np.inf, "larger"), (0.0, 1 / 12, "smaller")):
         ratio = slopes / typical
-        odd = frames[clear & (ratio > low) & (ratio < high)]
+        odd = frames[clear & (ratio > low) & (ratio < high)].tolist()
         if 0 < len(odd) < 0.5 * len(frames):
             factor = float(np.median(ratio[np.isin(frames, odd)]))
             report.add(
@@ -131,16 +130,15 @@ def _frames_apart(model: PairModel, report: Report) -> None:
                 f"{listed(odd)}: by a factor {factor:.3g} (kcal/mol/Å: 23; kJ/mol/Å: 96; Hartree/Bohr: 0.019)",
                 "files of two units were joined.", odd,
             )  # fmt: skip
-    lost = frames[(said > 0.3 * np.median(said)) & (correlations < 0.2) & (np.median(correlations) > 0.75)]
-    if len(lost):
+    lost = frames[(said > 0.3 * np.median(said)) & (correlations < 0.2) & (np.median(correlations) > 0.75)].tolist()
+    if lost:
         report.add(
             "warning", "single structures whose forces do not fit their positions", listed(lost),
             "look at them: atoms in another order, or calculations that went wrong.", lost,
         )  # fmt: skip
 
 
-def _stresses(frames: Frames, found: Sequence, model: PairModel, report: Report) -> None:
-    by_path = stresses_against_energies(found)
+def _stresses(frames: Frames, by_path: Relation | None, model: PairModel, report: Report) -> None:
     by_model = model.stresses()
     if by_path is not None and abs(by_path.correlation) > 0.8 and by_path.n >= 6:
         slope, relation, how = by_path.slope, by_path, "energy over work between strained structures"
@@ -155,10 +153,9 @@ def _stresses(frames: Frames, found: Sequence, model: PairModel, report: Report)
     _note(report, "energy_vs_stress", relation, how)
     evidence = f"slope {slope:.3g} ({how}; 1 expected, correlation {relation.correlation:.2f}, n = {relation.n})"
     size = abs(slope)
-    unit = None if wide[0] < size < wide[1] else named(slope, STRESSES, 1.5)
-    volumes = [s.volume for _, s in frames if s.has("stress") and s.pbc.all()]
-    if unit is None and not wide[0] < size < wide[1] and 0.4 < size * float(np.median(volumes)) < 2.5:
-        unit = "virials (eV) in place of stresses (eV/Å^3)"
+    volume = float(np.median([s.volume for _, s in frames if s.has("stress") and s.pbc.all()]))
+    table = STRESSES | {1 / volume: "virials (eV) in place of stresses (eV/Å^3)"}
+    unit = None if wide[0] < size < wide[1] else named(slope, table, 1.5)
     if slope < 0:
         report.add(
             "error", "stresses have the wrong sign" + (f" and are {unit}" if unit else ""), evidence,
