@@ -133,6 +133,17 @@ class Structure:
         return dataclasses.replace(self, **changes)
 
     @classmethod
+    def unchecked(cls, **attributes: Any) -> Structure:
+        """With attributes that the caller has checked already and shares with nobody, for readers of large files.
+
+        Arrays must have the shapes, types (float64, int64, bool) and finite values that the constructor asks for;
+        ``numbers``, ``positions``, ``cell`` and ``pbc`` must be given.
+        """
+        made = object.__new__(cls)
+        made.__dict__.update(_DEFAULTS | attributes)
+        return made
+
+    @classmethod
     def from_ase(cls, atoms: ase.Atoms, **labels: Any) -> Structure:
         """From :class:`ase.Atoms`, without its calculator: labels are given by the caller.
 
@@ -164,14 +175,19 @@ class Structure:
                 atoms.info[key] = value
         if self.charge:
             atoms.info["charge"] = self.charge
-        for key, value in self.arrays.items():
-            atoms.arrays[key] = np.array(value)
+        for key, values in self.arrays.items():
+            atoms.arrays[key] = np.array(values)
         results = {name: getattr(self, name) for name in LABELS if self.has(name)}
         if results:
             if "stress" in results:  # Voigt order of ASE: xx yy zz yz xz xy
                 results["stress"] = results["stress"].ravel()[[0, 4, 8, 5, 2, 1]]
             atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
+
+
+_DEFAULTS: dict[str, Any] = {
+    f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(Structure)
+} | {"info": _EMPTY, "arrays": _EMPTY}
 
 
 def _array(

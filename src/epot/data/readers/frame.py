@@ -19,6 +19,7 @@ class Frame(NamedTuple):
         arrays: values per atom, by the file's names.
         results: what a calculation said, by ASE's names and in ASE's units; nothing for plain files.
         source: ``"train.xyz, frame 17"``, for messages.
+        checked: numbers are those of elements, arrays have the shapes and types above and belong to this frame alone.
     """
 
     numbers: np.ndarray
@@ -29,3 +30,4 @@ class Frame(NamedTuple):
     arrays: dict[str, np.ndarray]
     results: dict[str, Any]
     source: str
+    checked: bool = False

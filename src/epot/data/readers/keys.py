@@ -123,22 +123,20 @@ class Interpreter:
             LabelError: a label has the wrong shape or is not a number.
         """
         found: dict[str, Any] = {}
-        taken: set[tuple[str, str]] = set()
+        taken: dict[str, set[str]] = {"info": set(), "arrays": set(), "results": set()}
         positions = frame.positions if self._length == 1.0 else frame.positions * self._length
         cell = frame.cell if self._length == 1.0 else frame.cell * self._length
         for label, candidates in self._plan(frame).items():
-            with np.errstate(all="ignore"):  # what overflows becomes infinite, and is listed as not finite
-                values = [(c, self._value(c, frame, cell)) for c in candidates]
-            values = [(c, v) for c, v in values if v is not None]
+            values = [(c, v) for c in candidates if (v := self._value(c, frame, cell)) is not None]
             if not values:
                 continue
             if len(values) > 1:
                 self._agree(label, values, frame)
-            chosen, value = values[0]
-            found[label] = value
+            chosen, found[label] = values[0]
             counts = self.used.setdefault(label, {})
-            counts[f"{chosen.shown}|{chosen.kind}"] = counts.get(f"{chosen.shown}|{chosen.kind}", 0) + 1
-            taken.update((c.place, c.key) for c, _ in values)
+            counts[chosen.counted] = counts.get(chosen.counted, 0) + 1
+            for candidate, _ in values:
+                taken[candidate.place].add(candidate.key)
         self.structures += 1
         free = frame.results.get("free_energy")
         if free is not None and "energy" not in self.rules.keys and abs(found.get("energy", free) - free) > 1e-6:
@@ -146,14 +144,12 @@ class Interpreter:
                 "`energy` is extrapolated to no smearing; the forces derive from `free_energy`, which is kept in info: "
                 "choose it with keys={'energy': 'free_energy'}"
             )
-        info = {k: v for k, v in frame.info.items() if ("info", k) not in taken}
-        arrays = {k: v for k, v in frame.arrays.items() if ("arrays", k) not in taken}
+        info = {k: v for k, v in frame.info.items() if k not in taken["info"]}
+        arrays = {k: v for k, v in frame.arrays.items() if k not in taken["arrays"]}
         for key, value in frame.results.items():
-            if ("results", key) not in taken and value is not None:
+            if key not in taken["results"] and value is not None:
                 (arrays if np.shape(value)[:1] == (len(frame.numbers),) else info).setdefault(key, value)
-        return Structure(
-            frame.numbers, positions, cell, frame.pbc, source=frame.source, info=info, arrays=arrays, **found
-        )
+        return _make(frame, positions, cell, found, info, arrays)
 
     def _plan(self, frame: Frame) -> dict[str, list[Candidate]]:
         signature = (tuple(frame.info), tuple(frame.arrays), tuple(frame.results))
@@ -172,16 +168,15 @@ class Interpreter:
             return None
         if kind in ("config_type", "group"):
             return str(raw)
-        array = _numeric(raw, candidate, frame)
         if kind in ("energy", "charge", "spin"):
-            if array.size != 1:
-                raise LabelError(f"`{candidate.shown}` has shape {array.shape}, expected one number ({frame.source}).")
-            number = float(array.reshape(()))
-            if kind == "spin":
-                return int(number) if number == int(number) and number >= 1 else None
+            number = float(raw) if type(raw) in (float, int) else _single(raw, candidate, frame)
+            if kind == "spin":  # anything but a multiplicity stays among the other values
+                return int(number) if number in range(1, 1000) else None
             return number * self._factors["energy"] if kind == "energy" else number
+        array = _numeric(raw, candidate, frame)
         if kind in ("stress", "virial"):
-            return self._stress(kind, array, candidate, frame, cell)
+            with np.errstate(all="ignore"):  # what overflows becomes infinite, and is listed as not finite
+                return self._stress(kind, array, candidate, frame, cell)
         if kind in ("forces", "gradient"):
             factor = self._factors["forces"] * (-1.0 if kind == "gradient" else 1.0)
             return array if factor == 1.0 else array * factor
@@ -318,3 +313,29 @@ def _numeric(raw: Any, candidate: Candidate, frame: Frame) -> np.ndarray:
     except (TypeError, ValueError):
         raise LabelError(f"`{candidate.shown}` does not hold numbers ({frame.source}).") from None
     return array
+
+
+def _single(raw: Any, candidate: Candidate, frame: Frame) -> float:
+    array = _numeric(raw, candidate, frame)
+    if array.size != 1:
+        raise LabelError(f"`{candidate.shown}` has shape {array.shape}, expected one number ({frame.source}).")
+    return float(array.reshape(()))
+
+
+def _make(
+    frame: Frame, positions: np.ndarray, cell: np.ndarray, found: dict[str, Any], info: dict, arrays: dict
+) -> Structure:
+    """A structure; frames that their reader has checked skip most of what the constructor checks again."""
+    n, pbc = len(frame.numbers), frame.pbc
+    attributes = {"numbers": frame.numbers, "positions": positions, "cell": cell, "pbc": pbc, "source": frame.source,
+                  "info": info, "arrays": arrays, **found}  # fmt: skip
+    shapes = {"forces": (n, 3), "stress": (3, 3), "charges": (n,), "dipole": (3,)}
+    for name in shapes.keys() & found.keys():
+        value = found[name]
+        if value.shape != shapes[name]:
+            return Structure(**attributes)
+        attributes[name] = np.array(value, dtype=np.float64)
+    sound = frame.checked and np.isfinite(positions).all() and np.isfinite(cell).all()
+    if sound and (np.abs(cell).max(axis=1) >= 1e-6)[pbc].all():
+        return Structure.unchecked(**attributes)
+    return Structure(**attributes)

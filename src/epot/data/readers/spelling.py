@@ -32,11 +32,12 @@ _PER_ATOM = ("forces", "gradient", "charges")
 class Candidate:
     """One place in a frame where a label may be: a key of ``info``, ``arrays`` or ``results``."""
 
-    __slots__ = ("key", "kind", "place", "shown")
+    __slots__ = ("counted", "key", "kind", "place", "shown")
 
     def __init__(self, place: str, key: str, kind: str) -> None:
         self.place, self.key, self.kind = place, key, kind
         self.shown = f"calc.{key}" if place == "results" else key
+        self.counted = f"{self.shown}|{kind}"
 
 
 def plan(frame: Frame, keys: Mapping[str, str | None]) -> dict[str, list[Candidate]]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...elements import NUMBERS
+from ...elements import N_ELEMENTS, NUMBERS
 from ...errors import DataError
 from .compressed import reading
 from .frame import Frame
@@ -33,6 +33,12 @@ _PAIR = re.compile(
                     | (\S+) ))?""",
     re.VERBOSE,
 )
+
+
+_TEXTS = frozenset({"Properties", "Lattice", "pbc"})
+_SPECIAL = frozenset("\\'{}[]")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_FRACTION = re.compile(r"[.eE]")
 
 
 class Column(NamedTuple):
@@ -122,11 +128,15 @@ def _frame(n: int, header: str, body: list[bytes], source: str) -> Frame:
         raise Mistake(f"`Properties={properties}` has no {'pos' if positions is None else 'species'} column.", 1)
     if positions.shape != (n, 3) or positions.dtype != np.float64 or species.shape != (n,):
         raise Mistake(f"`Properties={properties}` must declare pos:R:3 and species:S:1 (or Z:I:1).", 1)
-    return Frame(species, positions, _cell(lattice), _pbc(pbc, lattice is not None), info, arrays, {}, source)
+    cell, pbc = _cell(lattice).copy(), _pbc(pbc, lattice is not None).copy()
+    known = columns[0].name == "species"
+    return Frame(species, positions, cell, pbc, info, arrays, {}, source, known)
 
 
 def parse_comment(text: str) -> dict[str, Any]:
     """The ``key=value`` pairs of a comment line, values as bool, int, float, array or str.
+
+    ``Lattice``, ``pbc`` and ``Properties`` stay text.
 
     Raises:
         Mistake: a ``_JSON`` value is not JSON.
@@ -134,21 +144,45 @@ def parse_comment(text: str) -> dict[str, Any]:
     if "=" not in text:
         return {"comment": text.strip()} if text.strip() else {}
     found: dict[str, Any] = {}
+    for key, value, square in _simple_pairs(text) or _pairs(text):
+        found[key] = value if value is True or key in _TEXTS else _value(key, value, square)
+    return found
+
+
+def _simple_pairs(text: str) -> list[tuple[str, Any, bool]] | None:
+    """Pairs of a line with nothing but ``key=value`` and ``key="value"``; None where there is more to it."""
+    pieces = text.split('"')
+    if len(pieces) % 2 == 0 or not _SPECIAL.isdisjoint(text):
+        return None
+    found: list[tuple[str, Any, bool]] = []
+    for k in range(0, len(pieces), 2):
+        words = pieces[k].split()
+        if k + 1 < len(pieces):
+            if not words or not pieces[k].endswith("=") or len(words[-1]) < 2:
+                return None
+            last = words.pop()[:-1]
+        for word in words:
+            key, _, value = word.partition("=")
+            if not key or not value:
+                return None
+            found.append((key, value, False))
+        if k + 1 < len(pieces):
+            found.append((last, pieces[k + 1], False))
+    return found
+
+
+def _pairs(text: str) -> Iterator[tuple[str, Any, bool]]:
     for match in _PAIR.finditer(text):
         key, which = match[1].strip("\"'"), match.lastindex or 1
         value = match[which]
         if which in (2, 3) and "\\" in value:
             value = re.sub(r"\\(.)", r"\1", value)
-        if which == 1:
-            found[key] = True
-        elif key == "Properties":
-            found[key] = value
-        else:
-            found[key] = _value(key, value, which == 5)
-    return found
+        yield key, True if which == 1 else value, which == 5
 
 
 def _value(key: str, text: str, square: bool) -> Any:
+    if not square and _NUMBER.fullmatch(text):
+        return float(text) if _FRACTION.search(text) else _whole(text)
     if text in _BOOLEANS:
         return _BOOLEANS[text]
     if text.startswith("_JSON "):
@@ -179,6 +213,10 @@ def _value(key: str, text: str, square: bool) -> Any:
         return numbers[0]
     array = np.array(numbers)
     return array.reshape(3, 3).T if key in ("stress", "virial") and array.size == 9 else array
+
+
+def _whole(text: str) -> Any:
+    return int(text) if len(text) < 18 else text if abs(int(text[:4000])) >= 2**63 else int(text)
 
 
 def _json(text: str) -> Any:
@@ -229,7 +267,7 @@ def _parse_body(n: int, columns: tuple[Column, ...], total: int, body: list[byte
         found = {"species": _numbers(species, body)}
         for column in columns[1:]:
             part = block[:, column.start - 1 : column.start - 1 + column.width]
-            found[column.name] = part[:, 0] if column.width == 1 else part
+            found[column.name] = part[:, 0].copy() if column.width == 1 else part.copy()
         return found
     _explain_count(body, total)
     table = [tokens[k::total] for k in range(total)]
@@ -263,7 +301,7 @@ def _explain_token(column: Column, parts: list[list[bytes]]) -> None:
                 raise Mistake(f"{given!r} in column `{column.name}:{column.kind}` is not {what}.", 2 + k) from None
 
 
-_KNOWN: dict[bytes, int] = {symbol.encode(): z for symbol, z in NUMBERS.items()}
+_KNOWN: dict[bytes, int] = {symbol.encode(): z for symbol, z in NUMBERS.items() if z}
 
 
 def _numbers(species: list[bytes], body: list[bytes]) -> np.ndarray:
@@ -276,7 +314,7 @@ def _numbers(species: list[bytes], body: list[bytes]) -> np.ndarray:
         number = _KNOWN.get(symbol.capitalize())
         if number is None and symbol.isdigit():
             number = int(symbol[:4])
-        if number is None:
+        if number is None or not 0 < number < N_ELEMENTS:
             given = body[k].decode("utf-8", "replace").strip()
             raise Mistake(f"{symbol.decode('utf-8', 'replace')!r} is not a chemical element in {given!r}.", 2 + k)
         numbers.append(number)
@@ -290,18 +328,29 @@ def _explain_count(body: list[bytes], total: int) -> None:
             raise Mistake(f"expected {total} columns as `Properties` says, got {given}: {text!r}.", 2 + k)
 
 
-def _cell(lattice: Any) -> np.ndarray:
+@lru_cache(maxsize=64)
+def _cell(lattice: str | bool | None) -> np.ndarray:
     if lattice is None:
         return np.zeros((3, 3))
-    if not isinstance(lattice, np.ndarray) or lattice.size != 9 or lattice.dtype.kind not in "if":
+    try:
+        made = np.array(_words(lattice), dtype=np.float64)
+    except ValueError:
+        made = np.zeros(0)
+    if made.size != 9:
         raise Mistake(f"`Lattice` must hold nine numbers, got {lattice!r}.", 1)
-    return lattice.astype(np.float64).reshape(3, 3)
+    return made.reshape(3, 3)
 
 
-def _pbc(pbc: Any, lattice: bool) -> np.ndarray:
+@lru_cache(maxsize=64)
+def _pbc(pbc: str | bool | None, lattice: bool) -> np.ndarray:
     if pbc is None:
         return np.full(3, lattice)
-    made = np.array(pbc)
-    if made.shape not in ((3,), ()) or made.dtype.kind not in "bi":
+    words = _words(pbc)
+    known = _BOOLEANS | {"1": True, "0": False}
+    if len(words) not in (1, 3) or any(word not in known for word in words):
         raise Mistake(f'`pbc` must be three of T and F ("T T F"), got {pbc!r}.', 1)
-    return np.broadcast_to(made.astype(bool), (3,))
+    return np.array([known[word] for word in words] * (3 // len(words)))
+
+
+def _words(text: str | bool) -> list[str]:
+    return re.sub(r"[\[\],]", " ", "T" if text is True else str(text)).split()
