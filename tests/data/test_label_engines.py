@@ -93,7 +93,7 @@ class TestTblite:
             calculator = tblite.Calculator("GFN2-xTB", structure.numbers, structure.positions / BOHR)
             calculator.set("verbosity", 0)
             calculator.set("accuracy", 0.001)
-            calculator.add("electric-field", np.array([0.0, 0.0, sign * field]))
+            calculator.add("electric-field", tblite.library.ffi.new("double[3]", [0.0, 0.0, sign * field]))
             ends.append(calculator.singlepoint()["energy"])
         numerical = -(ends[0] - ends[1]) / (2 * field) * BOHR
         dipole = make("gfn2", {"accuracy": 0.001})(structure)["dipole"]

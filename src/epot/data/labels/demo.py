@@ -52,7 +52,7 @@ def ethanol(seed: int = 0, workers: int = 2) -> list[Structure]:
         frames += vibrations.normal_modes(relaxed, engine, 100, temperature=kelvin, seed=rng, known=known)
     kelvins = (300.0, 500.0)
     return frames + vibrations.md(
-        relaxed, engine, 100, temperature=kelvins, every=20, warm_up=200, seed=rng, workers=workers
+        relaxed, engine, 75, temperature=kelvins, every=12, warm_up=100, seed=rng, workers=workers
     )
 
 
@@ -64,6 +64,6 @@ def silicon(seed: int = 0) -> list[Structure]:
     rng = np.random.default_rng([seed, 2])
     perfect = crystal("Si", constant=LATTICE).replace(config_type="silicon")
     frames = samplers.volumes(perfect, 10, lowest=0.92, highest=1.1)
-    for n, maximum, stdev in ((90, 0.02, 0.04), (90, 0.03, 0.08)):
+    for n, maximum, stdev in ((70, 0.02, 0.04), (70, 0.03, 0.065)):
         frames += samplers.strain(perfect, n, maximum=maximum, stdev=stdev, seed=rng)
     return frames

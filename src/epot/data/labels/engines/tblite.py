@@ -1,8 +1,5 @@
 """GFN1-xTB and GFN2-xTB through tblite, in process.
 
-Grimme, Bannwarth, Shushkov, J. Chem. Theory Comput. 13, 1989 (2017) (GFN1); Bannwarth, Ehlert, Grimme,
-J. Chem. Theory Comput. 15, 1652 (2019) (GFN2).
-
 Periodic structures are sampled at the Gamma point only: take cells large enough for that, and compare only cells of
 one size. tblite sums its electrostatics in three dimensions whatever ``periodic`` says (a slab gets the energy of the
 three-dimensional crystal without a word), so structures periodic along one or two axes are refused here.
@@ -26,7 +23,7 @@ _LANTHANIDES = range(57, 72)  # the f electrons are in the core: 3 valence elect
 
 @dataclass(frozen=True)
 class _Tblite:
-    """The settings that both methods share.
+    """The settings of both methods.
 
     Args:
         accuracy: of the self-consistent charges; smaller is tighter.
@@ -115,13 +112,15 @@ class _Tblite:
 
 @dataclass(frozen=True)
 class GFN2(_Tblite):
-    __doc__ = f"GFN2-xTB. {_Tblite.__doc__}"
+    """GFN2-xTB: Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019)."""
+
     name: ClassVar[str] = "gfn2"
     method: ClassVar[str] = "GFN2-xTB"
 
 
 @dataclass(frozen=True)
 class GFN1(_Tblite):
-    __doc__ = f"GFN1-xTB. {_Tblite.__doc__}"
+    """GFN1-xTB: Grimme, Bannwarth, Shushkov, J. Chem. Theory Comput. 13, 1989 (2017)."""
+
     name: ClassVar[str] = "gfn1"
     method: ClassVar[str] = "GFN1-xTB"
