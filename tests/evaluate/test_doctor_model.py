@@ -42,7 +42,6 @@ def test_a_healthy_potential(named):
     assert curve["at_0.2_A"] > 1e6  # 1.2 eV * 7^12
     assert curve["lowest"] == pytest.approx(-0.3, rel=1e-2)  # epsilon, at 2^(1/6) sigma
     assert curve["lowest_at_A"] == pytest.approx(1.4 * 2 ** (1 / 6), rel=0.03)
-    assert abs(report.figures["nve"]["drift_eV_per_atom_ps"]) < 0.02
     assert len(report.figures["checks"]) == 27
 
 
@@ -58,6 +57,7 @@ def test_a_healthy_potential(named):
 def test_broken_potentials(kind, check, named):
     report = examine(kind())
     assert report.verdict == "errors"
+    json.dumps(report.to_json(), allow_nan=False)
     assert f"{check}: " in titles(report, "error")
 
 
@@ -77,7 +77,8 @@ def test_holes_at_short_distance(named):
 def test_in_its_domain(named, silicon, ethanol):
     report = examine(zoo.LennardJones(sigma=1.0), [silicon, ethanol])
     assert report.verdict == "healthy"
-    assert "Si8" in report.figures["nve"]["system"] or "C2H6O" in report.figures["nve"]["system"]
+    assert report.figures["nve"]["system"].endswith(("Si8", "C2H6O"))
+    assert abs(report.figures["nve"]["drift_eV_per_atom_ps"]) < 0.02
 
 
 def test_command_and_model_file(named, tmp_path):

@@ -66,7 +66,12 @@ def examine(
         _judge(results, report)
         _dimers(case, report)
         shown.advance()
-        _drift(own or case, report)
+        if own is not None:
+            _drift(own, report)
+        else:
+            report.add(
+                "info", "no simulation was tried", "it starts from a structure of the domain: give some (--data)"
+            )
         shown.advance()
         _precision(potential, own or case, report)
         shown.advance()
@@ -100,7 +105,10 @@ def _worst(check: Check, case: Case, own: Case | None) -> Result:
 
 
 def _judge(results: Sequence[Result], report: Report) -> None:
-    report.figures["checks"] = {r.check: {"worst": r.worst, "allowed": r.bound, "passed": r.passed} for r in results}
+    worst = {r.check: r.worst if np.isfinite(r.worst) else None for r in results}  # JSON knows no infinity
+    report.figures["checks"] = {
+        r.check: {"worst": worst[r.check], "allowed": r.bound, "passed": r.passed} for r in results
+    }
     docs = {c.name: c.doc for c in checks()}
     for r in results:
         if not r.passed:

@@ -114,7 +114,10 @@ class PairModel:
     def stresses(self) -> Relation | None:
         """Stresses against the model's virial per volume; None where there are too few."""
         model, label = [], []
-        for row, (_, s) in zip(self.rows, self.sample, strict=True):
+        least = 0.3 * float(np.median(self.sizes[self.sizes > 1e-3])) if (self.sizes > 1e-3).any() else 0.0
+        for row, (_, s), size in zip(self.rows, self.sample, self.sizes, strict=True):
+            if size < least:  # forces that vanish by symmetry say nothing of the pressure
+                continue
             if s.stress is not None and s.pbc.all() and np.isfinite(s.stress).all():
                 model.append(row.virial @ self.coefficients / s.volume)
                 label.append(np.asarray(s.stress).ravel())
