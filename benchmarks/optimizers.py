@@ -7,6 +7,13 @@ The cost of a step is measured first (blocks of ten steps of each in turn, in pr
 machine does not count); each optimizer then gets as many epochs as fit into the budget, and its schedule ends with
 them. Prints one line a run and a table of medians over seeds. Data: rMD17 ethanol, official split 01, from the folder
 of EPOT_DATA.
+
+With ``--seconds 14 --seeds 3 --structures 200 --validation 60 --optimizers adamw:3e-3 muon:3e-3 soap:3e-3`` on a busy
+machine with 2 cores, median (least, most) of energies in meV/atom and forces in meV/Å:
+
+    adamw    18.5 ms a step    3.30 (3.07, 3.43)    73.2 (72.1, 74.8)
+    muon     22.1              2.14 (1.96, 2.24)    62.7 (61.6, 64.3)
+    soap     22.9              2.14 (2.08, 2.18)    63.4 (62.4, 63.9)
 """
 
 import argparse
@@ -74,11 +81,10 @@ def main():
     parser.add_argument("--test", default="rmd17/ethanol_test.xyz.gz")
     args = parser.parse_args()
     rows = {}
-    costs = costs_of_a_step(args, sorted({word.partition(":")[0] for word in args.optimizers}))
+    costs = costs_of_a_step(args, args.optimizers)
     for seed in range(args.seeds):
         for word in args.optimizers:
-            name = word.partition(":")[0]
-            cost, per_epoch = costs[name]
+            cost, per_epoch = costs[word]
             rows.setdefault(word, {"cost": cost, "energy": [], "forces": []})
             epochs = max(1, round(args.seconds / (cost * per_epoch)))
             state = state_of(args, seed)

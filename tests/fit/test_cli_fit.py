@@ -11,7 +11,7 @@ from epot.errors import ConfigError
 SMALL = ["--model", "painn", "model.n_features=4", "model.n_layers=1", "model.n_radial=4", "model.cutoff=3.5"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def train(tmp_path, molecules):
     import ase.io
 
@@ -20,7 +20,7 @@ def train(tmp_path, molecules):
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(monkeypatch, tmp_path):
     monkeypatch.setenv("EPOT_PROGRESS", "0")
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ from ..typing import Tensor
 Name = Literal["adamw", "muon", "soap"]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
-RATES: dict[str, float] = {"adamw": 3e-3, "muon": 3e-3, "soap": 3e-3}
+RATES: dict[str, float] = {"adamw": 3e-3, "muon": 4e-3, "soap": 3e-3}
 
 
 def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -33,7 +33,7 @@ class Descend(Stage):
             numbers depend on the machine's speed).
         batch_atoms: structures are packed into batches of at most so many atoms.
         batch_pairs: and at most so many neighbor pairs; None for no limit.
-        optimizer: ``"muon"``, ``"soap"`` or ``"adamw"`` (compared in ``benchmarks/optimizers.py``).
+        optimizer: ``"muon"``, ``"soap"`` or ``"adamw"`` (``benchmarks/optimizers.py`` compares them).
         learning_rate: at the top of the schedule; None for the optimizer's own.
         weight_decay: decoupled, on matrices only.
         schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
