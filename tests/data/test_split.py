@@ -65,7 +65,10 @@ def test_no_group_is_torn_apart(labels, seed):
     assert not groups[0] & groups[2]
     assert not groups[1] & groups[2]
     assert sum(map(len, parts)) == len(labels)
-    torn = whole.split(0.6, 0.2, 0.2, seed=seed)  # the control: at random, groups are on both sides
+
+
+def test_control_a_random_split_tears_groups():
+    torn = data(60, groups=[f"g{k % 6}" for k in range(60)]).split(0.6, 0.2, 0.2, seed=0)
     assert {s.group for s in torn[0]} & {s.group for s in torn[1]}
 
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Look at, pack, split, convert and fetch data.", no_args_is_help=True, rich_markup_mode="markdown"
+    help="Look at, pack, split, convert and fetch data. Example: `epot data info train.xyz.gz`",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
 )
 
 Sources = Annotated[list[str], typer.Argument(help="Files or globs: extended XYZ, HDF5, ASE databases, npz, outputs.")]
