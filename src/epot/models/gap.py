@@ -36,7 +36,7 @@ class GAP(Potential):
 
     Args:
         elements: symbols or atomic numbers.
-        cutoff: Å.
+        cutoff: Å. Shorter ones need fewer data and sparse points: 4 suits molecules, metals may need 5 to 6.
         n_max: radial basis functions.
         l_max: highest degree of the spherical harmonics.
         sigma: Å, width of the Gaussians that stand for the neighbors (``atom_sigma``).
@@ -72,12 +72,12 @@ class GAP(Potential):
     def __init__(
         self,
         elements: Sequence[int | str] = (1, 6, 7, 8),
-        cutoff: float = 5.0,
+        cutoff: float = 4.5,
         n_max: int = 8,
         l_max: int = 6,
         sigma: float = 0.4,
         zeta: int = 4,
-        n_sparse: int = 3000,
+        n_sparse: int = 4000,
         delta: float = 1.0,
         cutoff_width: float | None = None,
         center_weight: float = 1.0,

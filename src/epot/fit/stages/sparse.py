@@ -18,7 +18,7 @@ from ...typing import Tensor
 from ..recipe import FitState, Stage
 from ..selection import cur, different, farthest_points
 
-POOL = 4
+POOL = 2
 """Environments that are looked at for each that is chosen."""
 
 
@@ -26,7 +26,7 @@ class SelectSparse(Stage):
     """Sparse points from the environments of the training structures, for each element its own.
 
     ``n_sparse`` points are shared by the elements in proportion to the square root of how often they occur. Of
-    each element a random pool, four times as large as its share and no less than 2000, is described and kept in
+    each element a random pool, twice as large as its share and no less than 2000, is described and kept in
     memory; the rest of the data is never described, so memory does not grow with the data.
 
     Args:
