@@ -149,12 +149,12 @@ def test_bad_settings_and_models_without_a_readout():
 def test_a_fit_resumed_before_the_posterior_draws_the_same_members(tmp_path):
     data = Dataset([s.replace(stress=None) for s in dataset(radial(), 14, 1)])
     model = {"name": "gap", "cutoff": 3.5, "n_max": 3, "l_max": 2, "n_sparse": 8}
-    members = []
-    for folder in (tmp_path / "whole", tmp_path / "killed"):
-        fit(model, data, folder=folder)
-        if folder.name == "killed":
-            for name in ("checkpoints/after3.safetensors", "checkpoints/after4.safetensors", "model.epot"):
-                (folder / name).unlink()
-            assert fit(model, data, folder=folder).about["posterior"]["solved"]
-        members.append(load(folder / "model.epot")[0].terms["body"].readout.member_weights)
-    assert torch.equal(*members)
+    folder = tmp_path / "run"
+    fit(model, data, folder=folder)
+    members = [load(folder / "model.epot")[0].terms["body"].readout.member_weights]
+    for name in ("checkpoints/after3.safetensors", "checkpoints/after4.safetensors", "model.epot"):
+        (folder / name).unlink()
+    assert fit(model, data, folder=folder).about["posterior"]["solved"]
+    members.append(load(folder / "model.epot")[0].terms["body"].readout.member_weights)
+    torch.testing.assert_close(*members, rtol=1e-7, atol=1e-7)  # the library rounds by how arrays lie in memory
+    assert float(members[0].std(1).min()) > 1e-3  # control: the members differ by far more than that
