@@ -50,7 +50,7 @@ class Structure:
 
     numbers: np.ndarray
     positions: np.ndarray
-    cell: np.ndarray = None  # type: ignore[assignment]  # zeros, once it is made
+    cell: Any = None
     pbc: Any = False
     energy: float | None = None
     forces: np.ndarray | None = None
