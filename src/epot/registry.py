@@ -76,7 +76,7 @@ def name_of(kind: type) -> str:
 
 def parameters(kind: Any) -> dict[str, inspect.Parameter]:
     """The configuration of a class (or keyword arguments of a function): name to parameter."""
-    target = kind.__init__ if isinstance(kind, type) else kind
+    target = kind.__init__ if isinstance(kind, type) else kind  # type: ignore[misc]
     found = inspect.signature(target).parameters
     skip = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {k: p for k, p in found.items() if k != "self" and p.kind not in skip}
@@ -90,7 +90,7 @@ def check(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = parameters(kind)
     label = getattr(kind, "__name__", str(kind))
-    hints = typing.get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
+    hints = typing.get_type_hints(kind.__init__ if isinstance(kind, type) else kind)  # type: ignore[misc]
     checked = {}
     for key, value in config.items():
         if key not in known:

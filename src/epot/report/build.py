@@ -89,7 +89,7 @@ def _summary(fitted: Fitted, errors: Mapping[str, Errors], md: Sequence[Any]) ->
         cards["the doctor's verdict"] = str(verdict.get("verdict", verdict.get("status", "see below")))
     text = (
         "<p>Errors are on structures that the fit never saw, if the last set named under Accuracy is such a set. "
-        "A potential is worth nothing outside the region of its data; Calibration shows how well it knows its own errors.</p>"
+        "A potential is worth nothing outside the region of its data; Calibration shows how it knows its errors.</p>"
     )
     return page.cards(cards) + text
 
@@ -181,7 +181,8 @@ def _calibration(fitted: Fitted, errors: Mapping[str, Errors]) -> str:
         if r.get("n")
     ]
     kind = "none" if fitted.calibration is None else fitted.calibration.kind
-    text = f"<p>Uncertainty: {page.escape(kind)}, scaled on structures held out of the fit, seen here on {page.escape(name)}.</p>"
+    where = page.escape(name)
+    text = f"<p>Uncertainty: {page.escape(kind)}, scaled on structures held out of the fit, seen here on {where}.</p>"
     return text + page.table(head, rows) + f'<div class="figures">{"".join(pictures)}</div>'
 
 
