@@ -79,7 +79,7 @@ def _constant(frames: Frames, report: Report) -> None:
         if len(zero) > max(2, 0.2 * len(frames)):
             report.add(
                 "warning", f"{label} that are exactly zero", listed(zero),
-                "a calculation seldom gives exact zeros; placeholders must be left out.", zero,
+                "right for perfect crystals, by symmetry; elsewhere they are placeholders: leave them out.", zero,
             )  # fmt: skip
 
 
