@@ -98,6 +98,18 @@ def test_hessian_of_a_spring_in_closed_form():
     np.testing.assert_allclose(made.virial[0].numpy(), -2.0 * structure.positions.T @ structure.positions, atol=1e-14)
 
 
+@pytest.mark.parametrize("pairwise", [True, False])
+def test_forces_do_not_depend_on_what_else_is_wanted(lj, ethanol, pairwise):
+    """With a Hessian the pair vectors are functions of the positions: their gradient must not be counted twice."""
+    lj.pairwise = pairwise
+    graph = build(ethanol, 3.6)
+    plain = predict(lj, graph, ("forces", "virial"))
+    for want in (("forces", "virial", "hessian"), ("forces", "virial", "atom_virials")):
+        made = predict(lj, graph, want)
+        torch.testing.assert_close(made.forces, plain.forces, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(made.virial, plain.virial, rtol=1e-12, atol=1e-12)
+
+
 def test_hessian_through_pairs_and_positions(lj, ethanol):
     together = Sum(pairs=lj, springs=Springs(0.7))
     structure = Structure(ethanol.numbers[:4], ethanol.positions[:4])

@@ -143,6 +143,12 @@ class PinnedToTheOrigin(LennardJones):
         return Output(super().forward(graph).energy + 0.1 * torch.sin(graph.positions).sum(1))
 
 
+class SaysPairwise(PinnedToTheOrigin):
+    """Looks at positions but declares that it does not, so that their gradient is left out."""
+
+    pairwise = True
+
+
 class Unwrapped(LennardJones):
     """Forgets the shifts: what is near through a boundary is taken to be far."""
 
@@ -278,7 +284,7 @@ CONTROLS = {
     "no_leak": [LeaksGradients, BatchMean],
     "pair_order": [OrderOfPairs],
     "additivity": [PerStructure, Pools],
-    "forces": [Detached, FlippedForces],
+    "forces": [Detached, FlippedForces, SaysPairwise],
     "stress": [StressWithoutCells, Detached],
     "hessian": [WrongSecondDerivative],
     "momentum": [PinnedToTheOrigin, LooksAlongZ],
