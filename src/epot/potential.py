@@ -41,11 +41,13 @@ class Potential(nn.Module, ABC):
     Attributes:
         cutoff: Å, the longest pair that it looks at.
         elements: atomic numbers that it knows; None for all.
+        pairwise: it sees the geometry through ``graph.vectors()`` alone, not through positions and cells.
         CITATION: BibTeX of the paper.
     """
 
     cutoff: float
     elements: tuple[int, ...] | None = None
+    pairwise: bool = False
     CITATION: ClassVar[str] = ""
 
     @abstractmethod
@@ -85,6 +87,7 @@ class Sum(Potential):
             raise ConfigError("A Sum needs at least one term.")
         self.terms = nn.ModuleDict(terms)
         self.cutoff = max(term.cutoff for term in terms.values())
+        self.pairwise = all(term.pairwise for term in terms.values())
         known = [set(t.elements) for t in terms.values() if t.elements is not None]
         self.elements = tuple(sorted(set.intersection(*known))) if known else None
 

@@ -63,7 +63,7 @@ class Prediction(NamedTuple):
     def detach(self) -> Prediction:
         """Without the autograd history."""
         cut = {k: v.detach() for k, v in self._asdict().items() if isinstance(v, Tensor)}
-        return self._replace(**cut)
+        return self._replace(**cut)  # type: ignore[arg-type]
 
 
 class _Leaves(NamedTuple):
@@ -106,11 +106,12 @@ def predict(
         with torch.set_grad_enabled(create_graph):
             out = potential(graph)
         return _finish(graph, out, want, None, None)
+    shares = "atom_virials" in want
     with torch.enable_grad():
-        traced, leaves = _trace(graph, second="hessian" in want)
-        out = potential(traced)
         history = create_graph or "hessian" in want
-        found = _gradients(graph, leaves, out.energy, history=history, again="members" in want)
+        traced, leaves = _trace(graph, second="hessian" in want, pairwise=potential.pairwise)
+        out = potential(traced if history else traced.replace(first_order=True))
+        found = _gradients(graph, leaves, out.energy, history=history, again="members" in want, shares=shares)
         hessian = _hessian(leaves, found[0]) if "hessian" in want else None
         members = _members(graph, leaves, out, want) if "members" in want else None
     made = _finish(graph, out, want, found, members)._replace(hessian=hessian)
@@ -142,11 +143,12 @@ def refuse_open_stress(graph: Graph) -> None:
         )
 
 
-def _trace(graph: Graph, second: bool) -> tuple[Graph, _Leaves]:
+def _trace(graph: Graph, second: bool, pairwise: bool = False) -> tuple[Graph, _Leaves]:
     """A copy of the graph whose pair vectors, positions and cell remember where they came from.
 
     With ``second`` the pair vectors are functions of the positions, which the Hessian needs; without,
-    they are leaves of their own, which saves their way back.
+    they are leaves of their own, which saves their way back. A potential that is
+    ``pairwise`` does not look at positions and cell: they need no memory.
     """
     root = graph.positions.detach().requires_grad_()
     strain = torch.zeros_like(graph.cell).requires_grad_()
@@ -154,13 +156,17 @@ def _trace(graph: Graph, second: bool) -> tuple[Graph, _Leaves]:
         vectors = graph.replace(positions=root, _vectors=None).vectors()
     else:
         vectors = graph.vectors().detach().requires_grad_()
+    if pairwise and not second:  # with it the way through the positions would be counted twice
+        return graph.replace(_vectors=vectors), _Leaves(vectors, root, strain, root)
     positions = root + torch.einsum("ia,iab->ib", root, strain[graph.owner])
     cell = graph.cell + graph.cell @ strain
     traced = graph.replace(_vectors=vectors, positions=positions, cell=cell)
     return traced, _Leaves(vectors, positions, strain, root)
 
 
-def _gradients(graph: Graph, leaves: _Leaves, energy: Tensor, history: bool, again: bool) -> tuple[Tensor, ...]:
+def _gradients(
+    graph: Graph, leaves: _Leaves, energy: Tensor, history: bool, again: bool, shares: bool
+) -> tuple[Tensor, ...]:
     """Forces (atoms, 3), virial (structures, 3, 3), atom virials (atoms, 3, 3) of a sum of atom energies."""
     if not energy.requires_grad:
         zero = leaves.positions.new_zeros
@@ -168,18 +174,22 @@ def _gradients(graph: Graph, leaves: _Leaves, energy: Tensor, history: bool, aga
     g, dx, ds = torch.autograd.grad(
         energy.double().sum(), leaves[:3], create_graph=history, retain_graph=history or again, allow_unused=True
     )
-    return _assemble(graph, leaves.vectors, g, dx, ds)
+    return _assemble(graph, leaves.vectors, g, dx, ds, shares)
 
 
 def _assemble(
-    graph: Graph, vectors: Tensor, g: Tensor | None, dx: Tensor | None, ds: Tensor | None
+    graph: Graph, vectors: Tensor, g: Tensor | None, dx: Tensor | None, ds: Tensor | None, shares: bool = True
 ) -> tuple[Tensor, ...]:
+    """Forces, virial and atom virials, the latter only with ``shares`` or where the virial is made from them."""
     i, j = graph.pairs
     g = torch.zeros_like(vectors) if g is None else g
     forces = torch.zeros_like(graph.positions).index_add(0, i, g).index_add(0, j, -g)
-    share = -vectors[:, :, None] * g[:, None, :]
-    atom_virials = graph.positions.new_zeros(graph.n_atoms, 3, 3).index_add(0, i, share)
-    virial = graph.cell.new_zeros(graph.n_structures, 3, 3).index_add(0, graph.owner, atom_virials)
+    if graph.n_structures == 1 and not shares:
+        virial, atom_virials = -(vectors.t() @ g)[None], forces.new_zeros(graph.n_atoms, 3, 3)
+    else:
+        share = -vectors[:, :, None] * g[:, None, :]
+        atom_virials = graph.positions.new_zeros(graph.n_atoms, 3, 3).index_add(0, i, share)
+        virial = graph.cell.new_zeros(graph.n_structures, 3, 3).index_add(0, graph.owner, atom_virials)
     if dx is not None:
         forces = forces - dx
     if ds is not None:  # of long-range terms, which have no share per pair: spread evenly over the atoms
@@ -208,7 +218,8 @@ def _members(graph: Graph, leaves: _Leaves, out: Output, want: set[str]) -> Memb
     if not want & {"forces", "stress", "virial"}:
         return Members(energy.detach())
     columns = [
-        _gradients(graph, leaves, column, history=False, again=True)[:2] for column in out.members.double().unbind(1)
+        _gradients(graph, leaves, column, history=False, again=True, shares=False)[:2]
+        for column in out.members.double().unbind(1)
     ]
     forces = torch.stack([f for f, _ in columns], -1)
     virial = torch.stack([v for _, v in columns], -1)

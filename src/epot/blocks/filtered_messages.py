@@ -10,7 +10,7 @@ where ``B_ij`` holds K radial functions, the last of them the bias' cutoff funct
 What makes it fast: pairs lie on a dense neighbor axis, so sums over senders are sums over an axis. Pairs come in both
 directions with the same filter (``W_ij = W_ji``, ``u_ij = -u_ji``), so its transpose, which a gradient with respect to
 ``T`` asks for, is again a sum over the neighbors of each receiver. Filters are made, used and dropped for a few
-thousand pairs at a time, forward, backward and in the second backward pass of a loss on forces
+hundred pairs at a time, forward, backward and in the second backward pass of a loss on forces
 (:mod:`epot.blocks.filtered_kernels`): they stay in the processor's cache, and memory does not grow with the number of
 pairs times channels. Where all atoms of an element send the same, :func:`element_sums` needs no filter at all.
 """
@@ -87,6 +87,8 @@ class _Messages(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, weight, basis, directions = ctx.saved_tensors
         wanted = (_wanted(table), _wanted(weight), _wanted(basis) or _wanted(directions))
+        if not torch.is_grad_enabled():  # nobody will differentiate it
+            return *kernels.backward(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None
         return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None
 
 

@@ -10,7 +10,7 @@ import torch
 from ..geometry.graph import Graph
 from ..typing import Float, Int, Tensor
 
-BLOCK = 1024  # slots: what is computed for them at a time should stay in the processor's cache
+BLOCK = 512  # slots: what is computed for them at a time should stay in the processor's cache
 
 
 class Layout(NamedTuple):

@@ -34,6 +34,8 @@ class Graph:
         pairs: receiver ``i`` and sender ``j`` of every pair, ``(2, pairs)``.
         shifts: ``S``, whole numbers, ``(pairs, 3)``.
         cutoff: Å; every pair nearer than this is there.
+        first_order: only first derivatives by the geometry will be asked for, none by a potential's parameters: it
+            may then compute in ways that have no others.
     """
 
     numbers: Int[Tensor, " atoms"]
@@ -45,6 +47,7 @@ class Graph:
     pairs: Int[Tensor, "2 pairs"]
     shifts: Float[Tensor, "pairs 3"]
     cutoff: float
+    first_order: bool = False
     _vectors: Tensor | None = field(default=None, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 

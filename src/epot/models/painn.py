@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import silu
 
+from ..blocks import first_order
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.filtered_messages import Pairs, element_sums, filtered_messages
 from ..blocks.mlp import MLP, dense
@@ -41,11 +42,16 @@ class Message(nn.Module):
         super().__init__()
         self.phi = MLP([n_features, n_features, 3 * n_features])
 
-    def forward(self, q: Tensor, mu: Tensor, pairs: Pairs, filters: Tensor) -> tuple[Tensor, Tensor]:
-        """Changes of q and mu."""
+    def forward(
+        self, q: Tensor, mu: Tensor, pairs: Pairs, filters: Tensor, once: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Changes of q and mu; ``once`` if they will be differentiated once, by geometry."""
         n_features = q.shape[1]
-        phi_r, phi_q, phi_mu = self.phi(q).split(n_features, -1)
-        table = torch.cat([phi_r, phi_q, (phi_mu.unsqueeze(1) * mu).flatten(1)], -1)
+        if once:
+            table, filters = first_order.message_table(q, mu, list(self.phi.parameters())), filters.detach()
+        else:
+            phi_r, phi_q, phi_mu = self.phi(q).split(n_features, -1)
+            table = torch.cat([phi_r, phi_q, (phi_mu.unsqueeze(1) * mu).flatten(1)], -1)
         dq, dmu = filtered_messages(table, filters, pairs).split([n_features, 3 * n_features], -1)
         return dq, dmu.view(mu.shape)
 
@@ -70,15 +76,18 @@ class Update(nn.Module):
         self.a = dense(n_features, 2 * n_features)
         self.a_mu = dense(n_features, n_features)
 
-    def forward(self, q: Tensor, mu: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
-        """Changes of q and, if ``vectors``, of mu."""
+    def forward(self, q: Tensor, mu: Tensor, vectors: bool, once: bool = False) -> tuple[Tensor, Tensor]:
+        """New q and, if ``vectors``, mu; ``once`` if they will be differentiated once, by geometry."""
+        if once:
+            return first_order.update(q, mu, list(self.parameters()), EPSILON, vectors)
         n_features = q.shape[1]
         v, u = self.mix(mu.flatten(0, 1)).view(-1, 3, 2 * n_features).split(n_features, -1)
         norm = (v.square().sum(1) + EPSILON).sqrt()
         hidden = silu(self.hidden(torch.cat([q, norm], -1)))
         a_q, a_qmu = self.a(hidden).split(n_features, -1)
-        dmu = self.a_mu(hidden).unsqueeze(1) * u if vectors else None
-        return a_q + a_qmu * (v * u).sum(1), dmu
+        if vectors:
+            mu = mu + self.a_mu(hidden).unsqueeze(1) * u
+        return q + a_q + a_qmu * (v * u).sum(1), mu
 
 
 class PaiNN(Potential):
@@ -100,6 +109,7 @@ class PaiNN(Potential):
     """
 
     recipe: ClassVar[str] = "descend"
+    pairwise = True
     CITATION = """@inproceedings{schutt2021equivariant,
   title = {Equivariant message passing for the prediction of tensorial properties and molecular spectra},
   author = {Sch{\\"u}tt, Kristof T. and Unke, Oliver T. and Gastegger, Michael},
@@ -167,11 +177,9 @@ class PaiNN(Potential):
             if layer == 0:
                 dq, mu = message.first(embedding, rows, pairs, filters)
             else:
-                dq, dmu = message(q, mu, pairs, filters)
+                dq, dmu = message(q, mu, pairs, filters, graph.first_order)
                 mu = mu + dmu
-            q = q + dq
-            dq, dmu = update(q, mu, vectors or layer < self.n_layers - 1)
-            q, mu = q + dq, mu if dmu is None else mu + dmu
+            q, mu = update(q + dq, mu, vectors or layer < self.n_layers - 1, graph.first_order)
         return q, mu
 
     def interaction(self, layer: int) -> tuple[Message, Update, Tensor]:

@@ -22,6 +22,7 @@ class Offsets(Potential):
     """
 
     energies: Tensor
+    pairwise = True
 
     def __init__(self, elements: Sequence[int | str] = (1, 6, 8), values: Sequence[float] | None = None) -> None:
         super().__init__()

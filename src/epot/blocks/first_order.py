@@ -1,0 +1,120 @@
+"""PaiNN's steps on atoms for forces alone: one function each, differentiated once and by geometry only.
+
+A loss on forces needs second derivatives and the weights' gradients, which autograd makes of ordinary operations
+(:class:`epot.models.painn.Message`, :class:`~epot.models.painn.Update`). Molecular dynamics needs neither, and there
+small systems spend most of their time on starting small operations. These are the same formulas with few of them.
+Weights are constants here. Equation numbers are those of arXiv:2102.03150.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ..typing import Float, Tensor
+
+_silu_backward = torch.ops.aten.silu_backward
+
+
+def message_table(
+    q: Float[Tensor, "atoms F"], mu: Float[Tensor, "atoms 3 F"], phi: Sequence[Tensor]
+) -> Float[Tensor, "atoms five_F"]:
+    """What each atom sends (Eqs. 7 and 8), ``[phi_R | phi_q | phi_mu * mu]``.
+
+    Args:
+        q: scalars.
+        mu: vectors.
+        phi: weight and bias of the two layers of phi.
+    """
+    return _Table.apply(q, mu, *(t.detach() for t in phi))
+
+
+def update(
+    q: Float[Tensor, "atoms F"],
+    mu: Float[Tensor, "atoms 3 F"],
+    weights: Sequence[Tensor],
+    epsilon: float,
+    vectors: bool,
+) -> tuple[Tensor, Tensor]:
+    """New q and, if ``vectors``, mu, else the old one (Eqs. 9 and 10).
+
+    Args:
+        q: scalars.
+        mu: vectors.
+        weights: of ``V, U``; weight and bias of the hidden layer, of ``a_q, a_qmu`` and of ``a_mu``.
+        epsilon: inside the norm of V.
+        vectors: whether mu is wanted.
+    """
+    new_q, new_mu = _Update.apply(q, mu, epsilon, vectors, *(t.detach() for t in weights))
+    return new_q, mu if new_mu is None else new_mu
+
+
+class _Table(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, mu: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        n, f = q.shape
+        h = torch.addmm(b1, q, w1.t())
+        p = torch.addmm(b2, torch.nn.functional.silu(h), w2.t())
+        table = q.new_empty(n, 5 * f)
+        table[:, : 2 * f] = p[:, : 2 * f]
+        torch.mul(p[:, None, 2 * f :], mu, out=table[:, 2 * f :].view(n, 3, f))
+        ctx.save_for_backward(h, p, mu, w1, w2)
+        return table
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, p, mu, w1, w2 = ctx.saved_tensors
+        n, f = mu.shape[0], mu.shape[2]
+        along = grad[:, 2 * f :].view(n, 3, f)
+        d_p = torch.cat([grad[:, : 2 * f], (along * mu).sum(1)], 1)
+        d_q = _silu_backward(d_p.mm(w2), h).mm(w1)
+        return d_q, along * p[:, None, 2 * f :], None, None, None, None
+
+
+class _Update(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, mu: Tensor, epsilon: float, vectors: bool,
+        mix: Tensor, wh: Tensor, bh: Tensor, wa: Tensor, ba: Tensor, wm: Tensor, bm: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        n, f = q.shape
+        m = mu.view(3 * n, f).mm(mix.t()).view(n, 3, 2 * f)
+        v, u = m[:, :, :f], m[:, :, f:]
+        both = v * m.view(n, 3, 2, f).transpose(1, 2).transpose(0, 1)  # v v and v u
+        norm, dot = both.sum(2).unbind(0)
+        norm = norm.add_(epsilon).sqrt_()
+        h = torch.addmm(bh, torch.cat([q, norm], 1), wh.t())
+        hidden = torch.nn.functional.silu(h)
+        a = torch.addmm(ba, hidden, wa.t())
+        new_q = torch.addcmul(a[:, :f], a[:, f:], dot).add_(q)
+        a_mu, new_mu = None, None
+        if vectors:
+            a_mu = torch.addmm(bm, hidden, wm.t()).unsqueeze(1)
+            new_mu = torch.addcmul(mu, a_mu, u)
+        ctx.save_for_backward(m, norm, dot, h, a, a_mu, mix, wh, wa, wm)
+        return new_q, new_mu
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_q: Tensor, d_mu: Tensor | None) -> tuple[Tensor | None, ...]:
+        m, norm, dot, h, a, a_mu, mix, wh, wa, wm = ctx.saved_tensors
+        n, f = norm.shape
+        v, u = m[:, :, :f], m[:, :, f:]
+        d_hidden = torch.cat([d_q, d_q * dot], 1).mm(wa)
+        d_dot = (d_q * a[:, f:]).unsqueeze(1)
+        d_m = torch.empty_like(m)
+        d_v, d_u = d_m[:, :, :f], d_m[:, :, f:]
+        torch.mul(v, d_dot, out=d_u)
+        if a_mu is not None and d_mu is not None:
+            d_hidden.addmm_((d_mu * u).sum(1), wm)
+            d_u.addcmul_(a_mu, d_mu)
+        d_in = _silu_backward(d_hidden, h).mm(wh)
+        torch.mul(u, d_dot, out=d_v)
+        d_v.addcmul_(v, d_in[:, f:].div_(norm).unsqueeze(1))
+        back = d_m.view(3 * n, 2 * f)
+        d_in_mu = back.mm(mix) if d_mu is None else torch.addmm(d_mu.reshape(3 * n, f), back, mix)
+        return d_in[:, :f] + d_q, d_in_mu.view(n, 3, f), *(None,) * 9
