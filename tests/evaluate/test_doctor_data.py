@@ -313,3 +313,12 @@ def test_planted_in_real_data(name, change, words, shared_data):
     from epot.data.readers import read
 
     assert words in errors(scaled(list(read(shared_data / f"{name}.xyz.gz")), **change))
+
+
+def test_shared_structures_of_3bpa(shared_data):
+    """Witness: of the 167 structures at 300 K in train_mixedT, 136 are not in train_300K (its README): 31 are."""
+    from epot.data.readers import read
+
+    one, other = (read(shared_data / "3bpa" / f"{name}.xyz.gz") for name in ("train_300K", "train_mixedT"))
+    finding = next(f for f in examine(one, others={"mixed": other}).of("error") if "also are in mixed" in f.title)
+    assert len(finding.frames) == 31
