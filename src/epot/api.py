@@ -27,7 +27,7 @@ def fit(
     """Fit a potential.
 
     Args:
-        model: a name (``"painn"``), a configuration (``{"name": "painn", "cutoff": 6.0}``) or a potential built by hand.
+        model: a name (``"painn"``), a configuration (``{"name": "painn", "cutoff": 6.0}``) or a potential.
         train: labelled structures, or where they lie.
         valid: held-out ones; a tenth of ``train`` where not given.
         **options: of :func:`epot.fit.run.fit` (``folder``, ``seed``, ``stages``, ``device``, ...).

@@ -88,7 +88,7 @@ class _Messages(torch.autograd.Function):
         table, weight, basis, directions = ctx.saved_tensors
         wanted = (_wanted(table), _wanted(weight), _wanted(basis) or _wanted(directions))
         if not torch.is_grad_enabled():  # nobody will differentiate it
-            return *kernels.backward(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None
+            return *kernels.backward(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None  # type: ignore[call-arg]
         return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None
 
 

@@ -16,7 +16,6 @@ from ..errors import FitError
 from ..geometry.graph import Graph
 from ..potential import Potential
 from ..predict import _assemble, _trace
-from ..typing import Tensor
 
 __all__ = ["Design", "design", "design_by_autograd", "learned_readout", "learned_term"]
 
@@ -99,8 +98,8 @@ def design_by_autograd(
             is_grads_batched=True, retain_graph=stop < size, allow_unused=True,
         )  # fmt: skip
         for k in range(stop - start):
-            one: list[Tensor | None] = [None if s is None else s[k] for s in slopes]
-            force, box, _ = _assemble(graph, leaves.vectors.detach(), *one)
+            g, dx, ds = (None if s is None else s[k] for s in slopes)
+            force, box, _ = _assemble(graph, leaves.vectors.detach(), g, dx, ds)
             rows[:, start + k] = force.flatten()
             strain[:, :, start + k] = box.view(-1, 9)
     return Design(sums.detach(), rows, strain if virial else None)

@@ -128,7 +128,7 @@ class SkinPairs:
             self._refuse(int(squares.argmin()), positions)
         self._graph = Graph(
             positions=x, cell=h[None], charge=x.new_tensor([charge]), _vectors=vectors.index_select(0, self._index),
-            cutoff=self.cutoff, _made=self._views, **self._kept, **self._fixed,
+            cutoff=self.cutoff, _made=self._views, **self._kept, **self._fixed,  # type: ignore[arg-type]
         )  # fmt: skip
         return self._graph
 
