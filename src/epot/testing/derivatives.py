@@ -16,8 +16,11 @@ ALLOWED = 1e-6  # of the largest value
 MANY = 24  # coordinates of a system that are displaced, at most
 
 
+FLOOR = 1e-2  # eV/Å or eV: where symmetry makes all values vanish, errors are relative to this
+
+
 def _scale(case: Case, structure: Structure, values: np.ndarray) -> float:
-    return max(float(np.abs(values).max(initial=0)), 1e7 * case.noise(structure), 1e-12)
+    return max(float(np.abs(values).max(initial=0)), 1e7 * case.noise(structure), FLOOR)
 
 
 @check

@@ -67,7 +67,7 @@ class Descend(Stage):
         batch_pairs: int | None = None,
         optimizer: OptimizerName = "muon",
         learning_rate: float | None = None,
-        weight_decay: float = 1e-4,
+        weight_decay: float = 0.02,
         schedule: ScheduleKind = "linear",
         warmup: float = 0.02,
         plateau_patience: int = 25,
