@@ -79,8 +79,8 @@ def simulate(fitted: Fitted, test: Dataset, folder: Path, seed: int) -> list[Run
     common: dict[str, Any] = {"about": about, "seed": seed, "guard": "warn", "temperature": 300.0}
     molecule, crystal = _first(test, periodic=False), _first(test, periodic=True)
     return [
-        run_md(molecule, potential, ensemble="nve", steps=1000, timestep=0.5, folder=folder / "md-ethanol", **common),
-        run_md(crystal, potential, ensemble="nvt", steps=500, timestep=2.0, folder=folder / "md-silicon", **common),
+        run_md(molecule, potential, ensemble="nve", steps=2000, timestep=0.5, folder=folder / "md-ethanol", **common),
+        run_md(crystal, potential, ensemble="nvt", steps=1000, timestep=2.0, folder=folder / "md-silicon", **common),
     ]
 
 
