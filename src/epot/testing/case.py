@@ -87,9 +87,18 @@ class Case:
         return np.concatenate(parts)
 
     def noise(self, structure: Structure) -> float:
-        """eV: what rounding may do to an energy of this structure, with room to spare."""
-        energies = self.predict(structure, ("energy",)).atom_energies.double()
-        return 1e-12 * (1.0 + float(energies.abs().sum()))
+        """eV: what rounding may do to an energy of this structure, with room to spare.
+
+        A linear readout may add terms that are far larger than their sum (kernels that nearly cancel): their
+        rounding stays.
+        """
+        made = self.predict(structure, ("energy",))
+        noise = 1e-12 * (1.0 + float(made.atom_energies.double().abs().sum()))
+        readouts = [m for m in self.potential.modules() if isinstance(m, LinearReadout)]
+        if made.features is not None and len(readouts) == 1 and len(readouts[0].weight) == made.features.shape[1]:
+            terms = made.features.double().abs() @ readouts[0].weight.detach().double().abs()
+            noise += 5e-14 * float(terms.sum() * readouts[0].scale.abs())
+        return noise
 
     def long_ranged(self) -> bool:
         """Whether the energy depends on positions other than through the pair vectors."""
