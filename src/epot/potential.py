@@ -12,6 +12,7 @@ from torch import nn
 
 from . import registry
 from .errors import ConfigError
+from .features.descriptor import Descriptor
 from .geometry.graph import Graph
 from .typing import Float, Tensor
 
@@ -41,6 +42,7 @@ class Potential(nn.Module, ABC):
     Attributes:
         cutoff: Å, the longest pair that it looks at.
         elements: atomic numbers that it knows; None for all.
+        exempt: checks of :mod:`epot.testing` that it cannot pass by design, with the reason: ``{"locality": "..."}``.
         pairwise: it sees the geometry through ``graph.vectors()`` alone, not through positions and cells.
         CITATION: BibTeX of the paper.
     """
@@ -48,6 +50,7 @@ class Potential(nn.Module, ABC):
     cutoff: float
     elements: tuple[int, ...] | None = None
     pairwise: bool = False
+    exempt: Mapping[str, str] = {}
     CITATION: ClassVar[str] = ""
 
     @abstractmethod
@@ -62,7 +65,7 @@ class Potential(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """Name and constructor's arguments: what :func:`epot.registry.make` builds an equal potential from."""
         kept = {name: getattr(self, name) for name in registry.parameters(type(self))}
-        kept = {k: v.config() if isinstance(v, Potential) else v for k, v in kept.items()}
+        kept = {k: v.config() if isinstance(v, (Potential, Descriptor)) else v for k, v in kept.items()}
         kept = {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
         return {"name": registry.name_of(type(self))} | kept
 
@@ -129,8 +132,15 @@ def make(config: str | Mapping[str, Any]) -> Potential:
             raise ConfigError("A sum's configuration is {'name': 'sum', 'terms': {term: configuration, ...}}.")
         return Sum(**{name: make(term) for name, term in terms.items()})
     if not isinstance(config, str):
-        config = {k: make(v) if isinstance(v, Mapping) and "name" in v else v for k, v in config.items()}
+        config = {k: make(v) if _is_potential(v) else v for k, v in config.items()}
     made = registry.make(config)
     if not isinstance(made, Potential):
         raise ConfigError(f"{config!r} does not make a Potential.")
     return made
+
+
+def _is_potential(value: Any) -> bool:
+    """Whether a value of a configuration is that of a potential: descriptors are built by the model that has them."""
+    if not isinstance(value, Mapping) or "name" not in value:
+        return False
+    return value["name"] == "sum" or issubclass(registry.get(value["name"]), Potential)

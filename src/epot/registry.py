@@ -1,6 +1,7 @@
 """Names to classes, and constructors' signatures as configuration.
 
-A model's name is the name of its file in :mod:`epot.models` (or a term's in :mod:`epot.terms`), or
+A model's name is the name of its file in :mod:`epot.models` (a term's in :mod:`epot.terms`, a descriptor's in
+:mod:`epot.features.descriptors`), or
 an entry point in the group ``epot.models`` of another package. Its configuration is the signature
 of its constructor: the same keys in Python, YAML, on the command line and in a model file.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from .errors import ConfigError
 
-FOLDERS = ("epot.models", "epot.terms")
+FOLDERS = ("epot.models", "epot.terms", "epot.features.descriptors")
 GROUP = "epot.models"
 
 

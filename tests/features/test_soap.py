@@ -11,8 +11,8 @@ import torch
 
 from epot.data.structure import Structure
 from epot.errors import ConfigError, UnknownElementError
+from epot.features.descriptors.soap import Soap
 from epot.features.series import ChebyshevSeries
-from epot.features.soap import Soap
 from epot.features.soap_dialects import quip, scaled_spherical_bessel
 from epot.geometry.graph import build, collate
 

@@ -79,7 +79,7 @@ def _with_elements(config: Mapping[str, Any], elements: Sequence[int]) -> dict[s
 
 def recipe_of(potential: Potential) -> str:
     """``"solve"`` where a term asks for it, else ``"descend"``."""
-    kinds = {getattr(type(m), "recipe", None) for m in potential.modules()}
+    kinds = {getattr(m, "recipe", None) for m in potential.modules()}
     return "solve" if "solve" in kinds and "descend" not in kinds else "descend"
 
 
@@ -120,9 +120,8 @@ def build_stages(
     default = stages is None
     if stages is None:
         left_out = ("posterior", "calibrate") if not has_valid else ()
-        stages = [s for s in RECIPES[recipe_of(potential)] if s not in left_out]
-        if offsets_of(potential) is None:
-            stages.remove("offsets")
+        names = [s for s in RECIPES[recipe_of(potential)] if s not in left_out]
+        stages = [s for s in names if (kind := stage_class(s)) is None or kind.applies(potential)]
     made: list[Stage] = []
     for entry in stages:
         if isinstance(entry, Stage):

@@ -83,7 +83,8 @@ class Stage(ABC):
     """One step of a fit. Its configuration is its constructor's signature, like a potential's.
 
     Attributes:
-        rank: stages run in ascending rank: offsets 0, sparse points 1, solve and descend 2, posterior 3, calibration 4.
+        rank: stages run in ascending rank: offsets 0, sparse points and statistics of features 1, solve and descend 2,
+            posterior 3, calibration 4.
     """
 
     rank: ClassVar[int]
@@ -94,6 +95,11 @@ class Stage(ABC):
 
     def check(self, state: FitState) -> None:  # noqa: B027  most stages have nothing to check
         """Raise FitError or LabelError for what is certainly wrong, before any stage starts."""
+
+    @classmethod
+    def applies(cls, potential: Potential) -> bool:
+        """Whether a recipe that names this stage should run it on such a potential."""
+        return True
 
     def config(self) -> dict[str, Any]:
         return {"stage": type(self).__name__} | {k: getattr(self, k) for k in registry.parameters(type(self))}

@@ -7,9 +7,9 @@ Deringer et al., Chem. Rev. 121, 10073 (2021), doi:10.1021/acs.chemrev.1c00022 (
     k   = delta^2 (x . x' / |x| |x'|)^zeta     for one species of center, else 0    (Eq. 36)
     alpha = (K_MM + K_MN Sigma^-1 K_NM)^-1 K_MN Sigma^-1 y                          (Eq. 26)
 
-``x`` is the SOAP power spectrum (:mod:`epot.features.soap`). ``Output.features`` are the kernels k(x_i, x_m),
-blocks of one species after the other; the readout's weights are alpha, the precision of their prior K_MM. So
-energies, forces and virials of a structure are linear in alpha, and :class:`epot.fit.stages.solve.Solve` finds it.
+``x`` is the SOAP power spectrum (:mod:`epot.features.descriptors.soap`). ``Output.features`` are the kernels
+k(x_i, x_m), blocks of one species after the other; the readout's weights are alpha, the precision of their prior
+K_MM. So energies, forces and virials of a structure are linear in alpha, and :class:`epot.fit.stages.solve.Solve` finds it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..blocks.readout import LinearReadout
 from ..data.structure import Structure
 from ..elements import names, to_number
 from ..errors import ConfigError, ModelError
-from ..features.soap import PairDerivatives, Soap
+from ..features.descriptors.soap import PairDerivatives, Soap
 from ..geometry.graph import Graph, build
 from ..potential import Output, Potential
 from ..typing import Float, Tensor

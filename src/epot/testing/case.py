@@ -13,6 +13,7 @@ from .. import registry
 from ..blocks.readout import LinearReadout
 from ..data.structure import Structure
 from ..errors import ConfigError
+from ..features.descriptor import Descriptor
 from ..geometry.graph import Graph, build
 from ..potential import Potential, Sum, make
 from ..predict import Prediction, predict
@@ -143,7 +144,7 @@ def arguments(potential: Potential) -> dict:
             kind = type(potential).__name__
             raise ConfigError(f"{kind} takes {name!r} but does not keep it as self.{name}, so config() cannot say it.")
         value = getattr(potential, name)
-        kept[name] = value.config() if isinstance(value, Potential) else value
+        kept[name] = value.config() if isinstance(value, (Potential, Descriptor)) else value
     try:
         return json.loads(json.dumps(kept, allow_nan=False))
     except (TypeError, ValueError) as why:

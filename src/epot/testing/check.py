@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..data.structure import Structure
 from ..errors import ConfigError
+from ..features.descriptor import Descriptor
 from ..potential import Potential
 from ..registry import nearest
 from .case import Case
@@ -85,8 +86,9 @@ class Check:
     def examine(self, case: Case) -> Result:
         """The verdict; never raises: what a potential throws is a failure of the check."""
         start = time.perf_counter()
+        reason = _exemption(case.potential, self.name)
         try:
-            found = self.function(case)
+            found = self.function(case) if reason is None else absent(f"by design: {reason}")
         except Exception as why:  # a potential may throw anything, and that is what is reported
             found = Found(math.inf, 0.0, f"{type(why).__name__}: {str(why) or 'without a message'}")
         passed = not found.applies or bool(found.worst <= found.bound)
@@ -99,6 +101,12 @@ class Check:
     @property
     def __name__(self) -> str:  # what pytest shows
         return self.name
+
+
+def _exemption(potential: Potential, check: str) -> str | None:
+    """Why a potential cannot pass this check by design; None where it must."""
+    declared = [m.exempt for m in potential.modules() if isinstance(m, (Potential, Descriptor))]
+    return next((reasons[check] for reasons in declared if check in reasons), None)
 
 
 _CHECKS: dict[str, Check] = {}

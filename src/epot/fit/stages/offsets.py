@@ -49,6 +49,10 @@ class FitOffsets(Stage):
         if (method == "given") != (values is not None) and method != "auto":
             raise ConfigError("FitOffsets takes `values` (eV by element) together with method='given', and only then.")
 
+    @classmethod
+    def applies(cls, potential: Potential) -> bool:
+        return offsets_of(potential) is not None
+
     def check(self, state: FitState) -> None:
         """Whether there is what the method needs.
 

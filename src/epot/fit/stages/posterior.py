@@ -12,13 +12,14 @@ from ...blocks.readout import LinearReadout
 from ...data.structure import Structure
 from ...errors import ConfigError
 from ...geometry.graph import Graph, build
+from ...potential import Potential
 from ...predict import Prediction, predict
 from ...progress import bar
 from ...typing import Tensor
 from ...uncertainty.estimate import batches
 from ...uncertainty.posterior import Rows, combine, evidence, sample, variance
 from ..design import learned_term
-from ..recipe import FitState, Stage
+from ..recipe import FitState, Stage, readout_of
 
 BATCH = 256  # atoms
 FLOORS = {"energy": 1e-5, "forces": 1e-4, "virial": 1e-4}  # sigmas of a model that fits its training set exactly
@@ -58,6 +59,13 @@ class Posterior(Stage):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"Posterior.{name} is {value!r}; it must be above 0.")
+
+    @classmethod
+    def applies(cls, potential: Potential) -> bool:
+        """Not to a committee, which has members of its own, nor where nothing is linear in what is learned."""
+        return readout_of(potential) is not None and not any(
+            getattr(m, "committee", False) for m in potential.modules()
+        )
 
     def check(self, state: FitState) -> None:
         """Whether there is a linear readout.

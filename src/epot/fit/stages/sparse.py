@@ -13,6 +13,7 @@ from ...elements import SYMBOLS, names
 from ...errors import ConfigError, FitError
 from ...geometry.graph import build
 from ...models.gap import GAP
+from ...potential import Potential
 from ...progress import track
 from ...typing import Tensor
 from ..recipe import FitState, Stage
@@ -52,6 +53,10 @@ class SelectSparse(Stage):
             raise ConfigError(f"SelectSparse.method is {method!r}; expected 'cur', 'fps' or 'random'.")
         if (n_sparse is not None and n_sparse < 1) or any(v < 1 for v in (per_element or {}).values()):
             raise ConfigError("SelectSparse needs at least one sparse point of each element.")
+
+    @classmethod
+    def applies(cls, potential: Potential) -> bool:
+        return any(isinstance(m, GAP) for m in potential.modules())
 
     def check(self, state: FitState) -> None:
         """Whether every element of the potential occurs.

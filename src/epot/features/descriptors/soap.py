@@ -18,17 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..elements import N_ELEMENTS, names, to_number
-from ..errors import ConfigError, UnknownElementError
-from ..geometry.graph import Graph
-from ..registry import nearest
-from ..typing import Float, Int, Tensor
-from .angular import harmonics_with_gradients, n_harmonics, spherical_harmonics
-from .cutoff import shifted_cosine_cutoff
-from .series import ChebyshevSeries
-from .soap_dialects import DIALECTS
+from ...elements import names
+from ...errors import ConfigError
+from ...geometry.graph import Graph
+from ...registry import nearest
+from ...typing import Float, Int, Tensor
+from ..angular import harmonics_with_gradients, n_harmonics, spherical_harmonics
+from ..cutoff import shifted_cosine_cutoff
+from ..descriptor import Descriptor
+from ..series import ChebyshevSeries
+from ..soap_dialects import DIALECTS
 
 
 class PairDerivatives(NamedTuple):
@@ -50,7 +50,7 @@ class PairDerivatives(NamedTuple):
     along: Tensor
 
 
-class Soap(nn.Module):
+class Soap(Descriptor):
     """Power spectra of every atom of a graph.
 
     Args:
@@ -72,18 +72,17 @@ class Soap(nn.Module):
         self, elements: Sequence[int | str], cutoff: float = 5.0, n_max: int = 8, l_max: int = 6, sigma: float = 0.5, *,
         cutoff_width: float = 1.0, center_weight: float = 1.0, normalize: bool = True, dialect: str = "quip",
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.elements = tuple(to_number(z) for z in elements)
+        super().__init__(elements)
         _check(cutoff=cutoff, n_max=n_max, sigma=sigma, cutoff_width=cutoff_width)
-        if len(set(self.elements)) != len(self.elements) or not self.elements or l_max < 0 or cutoff_width > cutoff:
+        if l_max < 0 or cutoff_width > cutoff:
             raise ConfigError(
-                f"SOAP needs different elements (given: {names(self.elements)}), l_max of at least 0 (given: {l_max}) "
-                f"and a cutoff_width (given: {cutoff_width}) not wider than the cutoff ({cutoff})."
+                f"SOAP needs l_max of at least 0 (given: {l_max}) and a cutoff_width (given: {cutoff_width}) not wider "
+                f"than the cutoff ({cutoff})."
             )
         if dialect not in DIALECTS:
             raise ConfigError(f"There is no SOAP dialect {dialect!r}; {nearest(dialect, DIALECTS)}")
         self.cutoff, self.n_max, self.l_max, self.cutoff_width = cutoff, n_max, l_max, cutoff_width
-        self.normalize = normalize
+        self.sigma, self.center_weight, self.normalize, self.dialect = sigma, center_weight, normalize, dialect
         made = DIALECTS[dialect](cutoff, n_max, l_max, sigma, center_weight)
         self.factors = [float(f) for f in made.factors]
         self.radial = ChebyshevSeries(lambda r: made.radial(r).reshape(-1, len(r)), cutoff)
@@ -93,18 +92,10 @@ class Soap(nn.Module):
         self.register_buffer("triangle", flat, persistent=False)
         weights = torch.from_numpy(np.where(rows == columns, 1.0, math.sqrt(2.0)))
         self.register_buffer("weights", weights, persistent=False)
-        lookup = torch.full((N_ELEMENTS,), -1)
-        lookup[list(self.elements)] = torch.arange(len(self.elements))
-        self.register_buffer("lookup", lookup, persistent=False)
 
     center: Tensor
     triangle: Tensor
     weights: Tensor
-    lookup: Tensor
-
-    @property
-    def n_species(self) -> int:
-        return len(self.elements)
 
     @property
     def n_channels(self) -> int:
@@ -116,24 +107,22 @@ class Soap(nn.Module):
         """Length of the vector: ``(l_max + 1) channels (channels + 1) / 2``; index l first, then pairs of channels."""
         return (self.l_max + 1) * len(self.triangle)
 
+    def columns(self) -> list[str]:
+        """``l (element, n) (element, n')``."""
+        channels = [f"{names([z])}{n}" for z in self.elements for n in range(self.n_max)]
+        pairs = [f"{channels[a]} {channels[b]}" for a, b in zip(*np.tril_indices(self.n_channels), strict=True)]
+        return [f"l{order} {pair}" for order in range(self.l_max + 1) for pair in pairs]
+
+    @classmethod
+    def tiny(cls) -> Soap:
+        return cls((1, 6, 8), 4.0, n_max=3, l_max=3)
+
     def _center(self, own: np.ndarray) -> Tensor:
         """``(species, channels, 1)``: what an atom of each species adds to its own density at l = 0."""
         out = torch.zeros(self.n_species, self.n_species, self.n_max, dtype=torch.float64)
         for k in range(self.n_species):
             out[k, k] = torch.from_numpy(own)
         return out.reshape(self.n_species, self.n_channels, 1)
-
-    def species(self, graph: Graph) -> Int[Tensor, " atoms"]:
-        """Which channel each atom belongs to.
-
-        Raises:
-            UnknownElementError: an element that is not among ``elements``.
-        """
-        found = self.lookup[graph.numbers]
-        if found.numel() and int(found.min()) < 0:
-            unknown = sorted(set(graph.numbers[found < 0].tolist()))
-            raise UnknownElementError(f"This SOAP knows {names(self.elements)}; the graph holds {names(unknown)}.")
-        return found
 
     def coefficients(self, graph: Graph) -> list[Tensor]:
         """``c^a_nlm`` with the atom's own density, for each l ``(atoms, channels, 2l+1)``. Differentiable."""

@@ -1,0 +1,1 @@
+"""Hand-made representations of atomic environments, one file each: a name in a configuration is a file's."""
