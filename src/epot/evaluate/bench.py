@@ -24,6 +24,7 @@ from ..data.readers import read
 from ..errors import ConfigError, DataError
 from ..fit.run import fit
 from ..modelfile import write_atomic
+from ..potential import Potential
 from ..registry import nearest
 from .errors import evaluate
 
@@ -48,6 +49,7 @@ class Suite:
         isolated: file of single atoms, which ``isolated=True`` of :func:`run` adds to the training set.
         rows: gives the published rows: name to ``{"values": {test: {target: number}}, "source": text}``.
         notes: what makes the comparison unlike the published one.
+        properties: takes the potential and all training structures and gives more to print: ``{"text": str, ...}``.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Suite:
     isolated: str | None = None
     rows: Callable[[], Mapping[str, Any]] = field(default=dict)
     notes: tuple[str, ...] = ()
+    properties: Callable[[Potential, Dataset], Mapping[str, Any]] | None = None
 
 
 def published(name: str) -> dict[str, Any]:
@@ -157,6 +160,7 @@ def run(
         "config": state.potential.config(),
         "versions": state.about.get("versions", {}),
         "notes": list(suite.notes),
+        "properties": suite.properties(state.potential, _open(Path(data), suite.train)) if suite.properties else {},
     }
     result = json.loads(json.dumps(result))
     if folder is not None:
@@ -239,7 +243,7 @@ def table(result: Mapping[str, Any]) -> str:
     doubtful = [n for n, source in result["sources"].items() if "from memory" in source]
     if doubtful:
         lines.append(f"From memory, check before quoting: {', '.join(doubtful)}.")
-    return "\n".join([*lines, *result["notes"]])
+    return "\n".join([*lines, *result["notes"], *filter(None, [result["properties"].get("text")])])
 
 
 def _cell(values: Mapping[str, float | None]) -> str:
