@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ase
 import numpy as np
@@ -57,7 +57,7 @@ def describe(
     structures: Structure | ase.Atoms | Sequence[Structure | ase.Atoms],
     *,
     gradients: bool = False,
-    output: Literal["numpy", "torch"] = "numpy",
+    output: str = "numpy",
     memory: int = LIMIT,
     **settings: Any,
 ) -> Description:
@@ -67,7 +67,8 @@ def describe(
         descriptor: a name, a configuration, or one made before.
         structures: one or many.
         gradients: also the derivatives.
-        output: kind of the arrays. For tensors that remember the positions use a :class:`Descriptor` on a graph.
+        output: kind of the arrays, ``"numpy"`` or ``"torch"``. For tensors that remember the positions
+            use a :class:`Descriptor` on a graph.
         memory: bytes that the result may take.
         **settings: of the descriptor; elements are those of the structures unless given.
 
