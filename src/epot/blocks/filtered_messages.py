@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from ..features.engine import wanted as is_wanted
 from ..typing import Float, Int, Tensor
 from . import filtered_kernels as kernels
 from .neighborhood import Layout
@@ -86,7 +87,7 @@ class _Messages(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, weight, basis, directions = ctx.saved_tensors
-        wanted = (_wanted(table), _wanted(weight), _wanted(basis) or _wanted(directions))
+        wanted = (is_wanted(table), is_wanted(weight), is_wanted(basis) or is_wanted(directions))
         if not torch.is_grad_enabled():  # nobody will differentiate it
             return *kernels.backward(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None  # type: ignore[call-arg]
         return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None
@@ -114,16 +115,6 @@ class _Gradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         grad, table, weight, basis, directions = ctx.saved_tensors
-        wanted = (_wanted(grad), _wanted(table), _wanted(weight), _wanted(basis) or _wanted(directions))
+        wanted = (is_wanted(grad), is_wanted(table), is_wanted(weight), is_wanted(basis) or is_wanted(directions))
         found = kernels.second_backward(cotangents, grad, table, weight, basis, directions, ctx.layout, wanted)
         return *found, None, None
-
-
-def _wanted(tensor: Tensor) -> bool:
-    """Whether the backward pass that is going on goes to this tensor (an energy's forces need no weights' gradient)."""
-    if not tensor.requires_grad:
-        return False
-    try:
-        return torch._C._will_engine_execute_node(torch.autograd.graph.get_gradient_edge(tensor).node)
-    except (AttributeError, RuntimeError):  # another torch, or a leaf that was itself asked for
-        return True
