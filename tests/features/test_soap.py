@@ -13,7 +13,7 @@ from epot.data.structure import Structure
 from epot.errors import ConfigError, UnknownElementError
 from epot.features.descriptors.soap import Soap
 from epot.features.series import ChebyshevSeries
-from epot.features.soap_dialects import quip, scaled_spherical_bessel
+from epot.features.soap_dialects import Basis, quip, scaled_spherical_bessel
 from epot.geometry.graph import build, collate
 
 REFERENCE = np.load(Path(__file__).parents[1] / "data_files" / "soap_quip.npz")
@@ -173,7 +173,7 @@ def test_bessel_functions_neither_overflow_nor_underflow():
 
 def test_radial_basis_is_orthonormal():
     """Witness: the radial integral of a narrow density is R_n itself; QUIP's T^T C S^-1... closes to the identity."""
-    made = quip(4.0, 5, 0, 0.5, 1.0)
+    made = quip(Basis(4.0, 5, 0, 0.5))
     r = np.linspace(0, 12, 20001)
     values = made.radial(r)[0]  # <R_n | Gaussian at r>: a frame whose span is that of the basis
     gram = np.trapezoid(values[:, None] * values[None] * r**2, r, axis=2)

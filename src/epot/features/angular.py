@@ -54,10 +54,21 @@ class _Solid(torch.autograd.Function):
         vectors, values = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: the values must remember the vectors
             values = _Solid.apply(vectors, ctx.l_max)
-        lower = values[: n_harmonics(ctx.l_max - 1)] if ctx.l_max else values[:0]
-        matrices = derivative_matrices(ctx.l_max).to(values)
-        columns = [((m.T @ grads[0]) * lower).sum(0) for m in matrices]
-        return torch.stack(columns, 1), None
+        return pull_harmonics(values, grads[0], ctx.l_max).T, None
+
+
+def pull_harmonics(values: Tensor, grads: Tensor, l_max: int) -> Float[Tensor, "3 points"]:
+    """``sum_q grads_q dS_q/dr`` from all ``S_q`` and their gradients, ``(components, points)``."""
+    lower = n_harmonics(l_max - 1) if l_max else 0
+    found = _pulling_matrix(l_max, values.dtype, values.device) @ grads
+    return (found.view(3, lower, grads.shape[1]) * values[:lower]).sum(1)
+
+
+@lru_cache(maxsize=32)
+def _pulling_matrix(l_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The three derivative matrices, transposed and stacked, ``(3 components(l_max - 1), components(l_max))``."""
+    matrices = derivative_matrices(l_max).to(dtype=dtype, device=device)
+    return matrices.transpose(1, 2).reshape(-1, n_harmonics(l_max)).contiguous()
 
 
 def _recursion(vectors: Tensor, l_max: int) -> Tensor:

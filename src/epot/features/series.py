@@ -57,7 +57,9 @@ class ChebyshevSeries(nn.Module):
     def with_derivative(self, r: Float[Tensor, " points"]) -> tuple[Tensor, Tensor]:
         """Values and d/dr, without autograd."""
         t = _polynomials(r, self.cutoff, self.tables.shape[2])
-        return self.tables[0] @ t, self.tables[1] @ t
+        both = self.tables[:2].reshape(-1, t.shape[0]) @ t
+        value, slope = both.split(self.n_functions)
+        return value, slope
 
 
 def _fit(function: Callable[[np.ndarray], np.ndarray], cutoff: float, tolerance: float) -> np.ndarray:

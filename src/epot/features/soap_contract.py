@@ -1,0 +1,154 @@
+"""From density coefficients to power spectra, and back: which products are taken is a :class:`Layout`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..typing import Float, Tensor
+from .angular import n_harmonics
+from .soap_layout import Layout
+
+
+class Contraction(nn.Module):
+    """``p = weight f_l sum_m a_nlm b_n'lm``.
+
+    Args:
+        made: the components.
+        factors: ``f_l``.
+        n_max: radial functions of a species.
+        n_mixed: species, or sums of species.
+        compression: of the layout.
+        mixing: ``(n_mixed, species)``, or None.
+        normalize: divide by the length.
+    """
+
+    weights: Tensor
+    index: Tensor
+    mixing: Tensor | None
+
+    def __init__(
+        self, made: Layout, factors: np.ndarray, n_max: int, n_mixed: int, compression: str,
+        mixing: np.ndarray | None, normalize: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.n_max, self.n_mixed, self.n_channels = n_max, n_mixed, n_mixed * n_max
+        self.compression, self.normalize = compression, normalize
+        self.factors = [float(f) for f in factors]
+        self.wide = self.n_channels if compression == "off" else n_max  # columns that a row is multiplied with
+        index = (made.degree * self.n_channels + made.first) * self.wide + made.second % self.wide
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+        self.register_buffer("weights", torch.from_numpy(np.asarray(made.weight)), persistent=False)
+        matrix = None if mixing is None else torch.from_numpy(mixing)
+        self.register_buffer("mixing", matrix, persistent=False)
+
+    def forward(self, coefficients: Tensor, once: bool = False) -> Float[Tensor, "atoms size"]:
+        """Spectra; with ``once`` only first derivatives will be asked for."""
+        if once and coefficients.requires_grad:
+            return _Spectrum.apply(coefficients, self)
+        return self.with_norms(coefficients)[0]
+
+    def with_norms(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectra and their lengths before normalization."""
+        spectrum = self.products(self.mix(coefficients))
+        norms = spectrum.square().sum(1).clamp(min=1e-60).sqrt()
+        return (spectrum / norms[:, None] if self.normalize else spectrum), norms
+
+    def mix(self, coefficients: Tensor) -> Float[Tensor, "atoms channels components"]:
+        """Sums over species."""
+        if self.mixing is None:
+            return coefficients
+        atoms = len(coefficients)
+        by_species = coefficients.reshape(atoms, self.mixing.shape[1], -1)
+        return (self.mixing @ by_species).view(atoms, self.n_channels, coefficients.shape[2])
+
+    def products(self, mixed: Tensor) -> Float[Tensor, "atoms size"]:
+        """Components before normalization."""
+        atoms, found = len(mixed), []
+        for degree, f in enumerate(self.factors):
+            left, right = self._sides(mixed[:, :, degree * degree : n_harmonics(degree)])
+            found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
+        return torch.cat(found, 1).index_select(1, self.index) * self.weights
+
+    def _sides(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of one degree."""
+        if self.compression == "crossover":
+            c = c.reshape(-1, self.n_max, c.shape[2])
+            return c, c
+        if self.compression == "mu1nu1":
+            return c, c.reshape(len(c), self.n_mixed, self.n_max, -1).sum(1)
+        return c, c
+
+    def _spread(self, values: Tensor) -> Float[Tensor, "points degrees channels wide"]:
+        """The inverse of picking components: zeros elsewhere."""
+        shape = (len(values), len(self.factors), self.n_channels, self.wide)
+        out = values.new_zeros(len(values), shape[1] * shape[2] * shape[3])
+        return out.index_copy_(1, self.index, values).view(shape)
+
+    def pull(self, mixed: Tensor, grads: Tensor) -> Tensor:
+        """Gradient by the mixed coefficients from that by the products."""
+        atoms, spread, out = len(mixed), self._spread(grads * self.weights), torch.empty_like(mixed)
+        if self.compression != "mu1nu1":
+            spread = spread.view(atoms, len(self.factors), -1, self.wide, self.wide)
+            spread = spread + spread.transpose(3, 4)
+        for degree, f in enumerate(self.factors):
+            part = slice(degree * degree, n_harmonics(degree))
+            c, q = mixed[:, :, part] * f, spread[:, degree]
+            if self.compression == "mu1nu1":
+                by_sum = torch.bmm(q, self._sides(c)[1])
+                by_each = torch.bmm(q.transpose(1, 2), c)
+                out[:, :, part] = by_sum + by_each.repeat(1, self.n_mixed, 1)
+            else:
+                found = torch.bmm(q.reshape(-1, self.wide, self.wide), c.reshape(-1, self.wide, c.shape[2]))
+                out[:, :, part] = found.view(atoms, self.n_channels, -1)
+        return out
+
+    def unfold(self, spectra: Tensor) -> Float[Tensor, "points degrees rows channels"]:
+        """``Q_l`` of ``p . q = sum_l <P_l, Q_l>``, ``P_l = f_l c (mixed c)^T``; rows are unmixed channels."""
+        points, degrees, k = len(spectra), len(self.factors), self.n_channels
+        q = self._spread(spectra.to(self.weights) * self.weights)
+        if self.compression == "mu1nu1":
+            q = q.repeat(1, 1, 1, self.n_mixed)
+        elif self.compression == "crossover":
+            blocks = q.view(points, degrees, self.n_mixed, self.n_max, self.n_max)
+            q = q.new_zeros(points, degrees, self.n_mixed, self.n_max, self.n_mixed, self.n_max)
+            for s in range(self.n_mixed):
+                q[:, :, s, :, s, :] = blocks[:, :, s]
+            q = q.view(points, degrees, k, k)
+        q = (q + q.transpose(2, 3)) / 2
+        if self.mixing is None:
+            return q
+        by_mixed = q.view(points, degrees, self.n_mixed, -1)
+        return (self.mixing.T @ by_mixed).view(points, degrees, -1, k)
+
+
+class _Spectrum(torch.autograd.Function):
+    """Spectra with a backward pass written out."""
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, contract: Contraction) -> Tensor:
+        mixed = contract.mix(coefficients)
+        spectrum = contract.products(mixed)
+        if not contract.normalize:
+            ctx.contract, ctx.mixed = contract, mixed
+            return spectrum
+        norms = torch.linalg.vector_norm(spectrum, dim=1, keepdim=True).clamp_(min=1e-30)
+        spectrum /= norms
+        ctx.contract, ctx.mixed, ctx.norms = contract, mixed, norms
+        ctx.save_for_backward(spectrum)
+        return spectrum
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        contract, g = ctx.contract, grads[0]
+        if contract.normalize:
+            (spectrum,) = ctx.saved_tensors
+            g = torch.addcmul(g, spectrum, torch.linalg.vecdot(g, spectrum)[:, None], value=-1) / ctx.norms
+        found = contract.pull(ctx.mixed, g)
+        if contract.mixing is not None:
+            by_mixed = found.view(len(found), contract.n_mixed, -1)
+            found = (contract.mixing.T @ by_mixed).view(len(found), -1, found.shape[2])
+        return found, None

@@ -1,0 +1,300 @@
+"""Neighbors of many atoms on a dense axis, species by species, in parts that fit into a processor's cache.
+
+Sums over neighbors are then products of matrices, batched over atoms. Points are the slots of that axis: those of
+a part are in one piece, in it those of a species, in it those of an atom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from ..geometry.graph import Graph
+from ..registry import nearest
+from ..typing import Float, Int, Tensor
+from .angular import n_harmonics, pull_harmonics, spherical_harmonics
+from .cutoff import shifted_cosine_cutoff
+from .series import ChebyshevSeries
+
+POINTS = 4096
+"""Points of a part, about: a hundred rows of numbers for each, 3 MB, stay in the cache."""
+KEPT = 16 * POINTS
+"""Points of a graph whose basis functions are kept for the backward pass (1.3 kB each) rather than made again."""
+
+
+class Block(NamedTuple):
+    """Neighbors of one species: points ``start`` to ``stop`` of a part, ``width`` for each atom."""
+
+    species: int
+    start: int
+    stop: int
+    width: int
+
+
+class Part(NamedTuple):
+    """Some atoms in a row, ``first`` to ``last``, and points ``start`` to ``stop``."""
+
+    first: int
+    last: int
+    start: int
+    stop: int
+    blocks: list[Block]
+
+
+class Plan(NamedTuple):
+    """Points of a graph.
+
+    Attributes:
+        slots: the pair of each point, ``n_pairs`` where a slot is empty, ``(points,)``.
+        points: the point of each pair, ``(pairs,)``.
+    """
+
+    slots: Int[Tensor, " points"]
+    points: Int[Tensor, " pairs"]
+    parts: list[Part]
+
+
+def plan(graph: Graph, species: Int[Tensor, " atoms"], elements: tuple[int, ...]) -> Plan:
+    """The points of a graph for these elements; kept with it."""
+    return graph._once(f"points{elements}", lambda: _plan(graph, species, len(elements)))
+
+
+def _plan(graph: Graph, species: Tensor, n_species: int) -> Plan:
+    n, pairs = graph.n_atoms, graph.n_pairs
+    size = max(min(n, POINTS * n // max(pairs, 1)), 1)
+    count = max(-(-n // size), 1)
+    i, j = graph.pairs
+    part = torch.div(i, size, rounding_mode="floor") if count > 1 else torch.zeros_like(i)
+    row = part * n_species + species.index_select(0, j) if n_species > 1 else part
+    local = i - part * size
+    key = row * size + local
+    found = torch.bincount(key, minlength=count * n_species * size)
+    widths = found.view(count, n_species, size).amax(2)
+    parts, starts, total = [], [], 0
+    for k, wide in enumerate(widths.tolist()):
+        first, begin, blocks = k * size, total, []
+        atoms = min(size, n - first)
+        for s, width in enumerate(wide):
+            starts.append(total)
+            if width:
+                blocks.append(Block(s, total - begin, total - begin + atoms * width, width))
+            total += atoms * width
+        parts.append(Part(first, first + atoms, begin, total, blocks))
+    order = torch.argsort(key, stable=True) if n_species > 1 else torch.arange(pairs, device=i.device)
+    begins = found.cumsum(0) - found
+    rank = torch.arange(pairs, device=i.device) - begins.index_select(0, key.index_select(0, order))
+    offset = torch.tensor(starts, device=i.device).index_select(0, row)
+    offset += local * widths.flatten().index_select(0, row)
+    points = offset.index_add_(0, order, rank)
+    slots = torch.full((total,), pairs, device=i.device)
+    slots[points] = torch.arange(pairs, device=i.device)
+    return Plan(slots, points, parts)
+
+
+class Fade:
+    """What the radial functions are multiplied by: a cutoff function and a weight.
+
+    Args:
+        reach: Å, where it ends.
+        width: Å, of the shifted cosine before it; None for none: a step.
+        weighting: ``{"function": .., ..}`` with r0 in Å and, of ``x = r / r0``, ``"poly"``:
+            ``c (1 + 2 x^3 - 3 x^2)^m`` up to r0; ``"pow"``: ``c / (d + x^m)``; ``"exp"``: ``c / (d + exp(-x))``. These
+            are DScribe's; ``"pow"`` with c = d is featomic's (Willatt 2018), with c = 1 + d QUIP's.
+
+    Raises:
+        ConfigError: an unknown function, or a number that is missing or out of range.
+    """
+
+    NEEDS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "poly": ("c", "m", "r0"), "pow": ("c", "d", "m", "r0"), "exp": ("c", "d", "r0")
+    }  # fmt: skip
+
+    def __init__(self, reach: float, width: float | None, weighting: Mapping[str, Any] | None) -> None:
+        self.reach, self.width = reach, width
+        self.weighting = dict(weighting) if weighting else None
+        if self.weighting:
+            self._check(self.weighting)
+
+    def _check(self, given: dict[str, Any]) -> None:
+        name = given.get("function")
+        if name not in self.NEEDS:
+            raise ConfigError(f"There is no SOAP weighting {name!r}; {nearest(str(name), self.NEEDS)}")
+        needs = self.NEEDS[name]
+        good = set(given) == {"function", *needs} and all(
+            isinstance(given[k], (int, float)) and given[k] >= 0 for k in needs
+        )
+        if not good or not given["r0"] > 0 or (name == "pow" and not given["d"] > 0):
+            raise ConfigError(f"SOAP's weighting {name!r} needs {', '.join(needs)}, positive numbers; given: {given}.")
+
+    def weight(self, r: Tensor) -> Tensor:
+        """The weight alone."""
+        if not self.weighting:
+            return torch.ones_like(r)
+        w = self.weighting
+        x = r / w["r0"]
+        if w["function"] == "poly":
+            x = x.clamp(max=1)
+            return w["c"] * (1 + x * x * (2 * x - 3)) ** w["m"]
+        return w["c"] / (w["d"] + (x ** w["m"] if w["function"] == "pow" else torch.exp(-x)))
+
+    def __call__(self, r: Tensor) -> Tensor:
+        cut = (r < self.reach).to(r) if self.width is None else shifted_cosine_cutoff(r, self.reach, self.width)
+        return cut * self.weight(r) if self.weighting else cut
+
+    def with_slope(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and d/dr."""
+        if self.width is not None and not self.weighting:
+            x = ((r - (self.reach - self.width)) * (math.pi / self.width)).clamp_(0, math.pi)
+            return torch.cos(x).add_(1).mul_(0.5), torch.sin(x).mul_(-0.5 * math.pi / self.width)
+        with torch.enable_grad():
+            leaf = r.detach().requires_grad_()
+            value = self(leaf)
+            if not value.requires_grad:
+                return value, torch.zeros_like(r)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+        return value.detach(), slope
+
+
+class Points(NamedTuple):
+    """Basis functions at the points of a part, rows of numbers ``(.., points)``.
+
+    Attributes:
+        distances: Å.
+        units: ``(3, points)``.
+        radial: with the cutoff function, ``(degrees * n_max, points)``.
+        slopes: d/dr of them.
+        angular: ``Y_lm``, ``(components, points)``.
+    """
+
+    distances: Tensor
+    units: Tensor
+    radial: Tensor
+    slopes: Tensor
+    angular: Tensor
+
+
+class Density(nn.Module):
+    """``c^a_nlm`` of the neighbors' density: sums over neighbors of species a of ``R_nl(r) Y_lm``.
+
+    Args:
+        elements: atomic numbers, one channel each.
+        radial: distances to radial functions, without the cutoff function: see
+            :class:`epot.features.soap_dialects.Dialect`.
+        reach: Å, of the last neighbor that counts.
+        n_max: radial functions.
+        l_max: highest degree.
+        fade: what every radial function is multiplied by.
+        center: what an atom adds to its own species' ``c_n00``, ``(n_max,)``.
+    """
+
+    center: Tensor
+
+    def __init__(
+        self, elements: tuple[int, ...], radial: Callable[[np.ndarray], np.ndarray], reach: float, n_max: int,
+        l_max: int, fade: Fade, center: np.ndarray,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.elements, self.reach, self.n_max, self.l_max, self.fade = elements, reach, n_max, l_max, fade
+        self.series = ChebyshevSeries(lambda r: radial(r).reshape(-1, len(r)), reach)
+        own = torch.zeros(len(elements), len(elements), n_max, dtype=torch.float64)
+        own[range(len(elements)), range(len(elements))] = torch.from_numpy(center)
+        self.register_buffer("center", own.view(len(elements), -1), persistent=False)
+
+    def forward(self, graph: Graph, species: Tensor) -> Float[Tensor, "atoms channels components"]:
+        """Coefficients, the atom's own density included; components are ``l*l + l + m``.
+
+        Differentiable to any order, or where the graph says so (``first_order``) once, at half the cost.
+        """
+        made = plan(graph, species, self.elements)
+        vectors = graph.vectors().to(self.center.dtype)
+        if graph.first_order and vectors.requires_grad:
+            return _Coefficients.apply(vectors, self, made, species)
+        padded = self._padded(vectors)
+        found = []
+        for part in made.parts:
+            v = padded.index_select(0, made.slots[part.start : part.stop])
+            r = v.square().sum(1).sqrt()
+            radial = self.series(r) * self.fade(r)
+            angular = spherical_harmonics(v / r[:, None], self.l_max)
+            found.append(self._sums(part, radial, angular, species))
+        return torch.cat(found)
+
+    def _padded(self, vectors: Tensor) -> Tensor:
+        """One more vector, for empty slots: of the length at which nothing counts any more."""
+        return torch.cat([vectors, vectors.new_tensor([[self.reach, 0.0, 0.0]])])
+
+    def _sums(self, part: Part, radial: Tensor, angular: Tensor, species: Tensor) -> Tensor:
+        """Coefficients of the atoms of a part, ``(atoms, channels, components)``."""
+        atoms = part.last - part.first
+        own = self.center.index_select(0, species[part.first : part.last])
+        out = []
+        widths = [2 * degree + 1 for degree in range(self.l_max + 1)]
+        for degree, (r, y) in enumerate(zip(radial.split(self.n_max), angular.split(widths), strict=True)):
+            by_species = [r.new_zeros(atoms, self.n_max, 2 * degree + 1)] * len(self.elements)
+            for species_, start, stop, width in part.blocks:
+                of_r = r[:, start:stop].view(-1, atoms, width).transpose(0, 1)
+                of_y = y[:, start:stop].view(-1, atoms, width).permute(1, 2, 0)
+                by_species[species_] = torch.bmm(of_r, of_y)
+            out.append(torch.cat(by_species, 1) if len(by_species) > 1 else by_species[0])
+        out[0] = out[0] + own[:, :, None]
+        return torch.cat(out, 2)
+
+    def points(self, vectors: Float[Tensor, "points 3"]) -> Points:
+        """Everything at some points, with first derivatives, without autograd."""
+        across = vectors.T.contiguous()
+        r = across.square().sum(0).sqrt_()
+        across /= r
+        radial, slopes = self.series.with_derivative(r)
+        fade, steep = self.fade.with_slope(r)
+        slopes.mul_(fade).addcmul_(radial, steep)
+        return Points(r, across, radial.mul_(fade), slopes, spherical_harmonics(across.T, self.l_max))
+
+    def pull(self, part: Part, at: Points, grads: Tensor) -> Float[Tensor, "3 points"]:
+        """Gradient by the vectors of a part's points from that by its coefficients."""
+        atoms, wide = part.last - part.first, at.radial.shape[1]
+        flat = at.radial.new_empty(n_harmonics(self.l_max), wide)
+        steep = torch.empty_like(flat)
+        for degree in range(self.l_max + 1):
+            rows = slice(degree * self.n_max, (degree + 1) * self.n_max)
+            to = slice(degree * degree, n_harmonics(degree))
+            for species, start, stop, width in part.blocks:
+                g = grads[:, species * self.n_max : (species + 1) * self.n_max, to].transpose(1, 2)
+                for source, target in ((at.radial, flat), (at.slopes, steep)):
+                    of_r = source[rows, start:stop].view(-1, atoms, width).transpose(0, 1)
+                    target[to, start:stop].view(-1, atoms, width).copy_(torch.bmm(g, of_r).transpose(0, 1))
+        along = (at.angular * steep).sum(0)
+        across = pull_harmonics(at.angular, flat, self.l_max)
+        across -= at.units * (at.units * across).sum(0)
+        return across.div_(at.distances).addcmul_(at.units, along)
+
+
+class _Coefficients(torch.autograd.Function):
+    """Coefficients with a backward pass written out; small graphs keep their basis functions for it."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, density: Density, made: Plan, species: Tensor) -> Tensor:
+        padded = density._padded(vectors.detach())
+        keep = len(made.slots) <= KEPT
+        out, kept = [], []
+        for part in made.parts:
+            at = density.points(padded.index_select(0, made.slots[part.start : part.stop]))
+            out.append(density._sums(part, at.radial, at.angular, species))
+            kept.append(at if keep else None)
+        ctx.density, ctx.plan, ctx.kept, ctx.padded = density, made, kept, None if keep else padded
+        return torch.cat(out) if len(out) > 1 else out[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        density, made = ctx.density, ctx.plan
+        out = grads[0].new_empty(3, len(made.slots))
+        for part, at in zip(made.parts, ctx.kept, strict=True):
+            if at is None:
+                at = density.points(ctx.padded.index_select(0, made.slots[part.start : part.stop]))
+            out[:, part.start : part.stop] = density.pull(part, at, grads[0][part.first : part.last])
+        return out.index_select(1, made.points).T, None, None, None
