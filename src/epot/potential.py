@@ -17,6 +17,24 @@ from .geometry.graph import Graph
 from .typing import Float, Tensor
 
 
+class Shared(NamedTuple):
+    """How the members of a committee depend on the geometry, so that all are differentiated in one pass.
+
+    Without it each member's forces take a backward pass through all members. With it one pass goes through the members
+    as far as their own copies of what they share, and only from there one goes on for each member.
+
+    Attributes:
+        sources: what the members make their energies of (descriptors), functions of the geometry.
+        copies: the same once for each member, as ``source.expand(members, *source.shape)``: member m sees the geometry
+            through ``copies[k][m]`` alone.
+        common: eV, ``(atoms,)``, energies that are part of every member besides; None where there are none.
+    """
+
+    sources: tuple[Tensor, ...]
+    copies: tuple[Tensor, ...]
+    common: Float[Tensor, " atoms"] | None = None
+
+
 class Output(NamedTuple):
     """What a potential returns, all per atom.
 
@@ -25,12 +43,18 @@ class Output(NamedTuple):
         members: eV, ``(atoms, members)``, energies of the members of an ensemble; None without one.
         features: what the readout is linear in, ``(atoms, features)``; None without a linear readout.
         charges: e, ``(atoms,)``.
+        variance: what the potential itself expects its errors to be, ``(atoms, 2)`` or, one for each member,
+            ``(atoms, 2, members)``: first the atom's share of the variance of the energy, eV^2 (variances of atoms add
+            up), then the variance of each component of its force, (eV/Å)^2.
+        shared: of a committee, what speeds its derivatives up.
     """
 
     energy: Float[Tensor, " atoms"]
     members: Float[Tensor, "atoms members"] | None = None
     features: Float[Tensor, "atoms features"] | None = None
     charges: Float[Tensor, " atoms"] | None = None
+    variance: Float[Tensor, "atoms 2 *members"] | None = None
+    shared: Shared | None = None
 
 
 class Potential(nn.Module, ABC):
@@ -44,12 +68,15 @@ class Potential(nn.Module, ABC):
         elements: atomic numbers that it knows; None for all.
         exempt: checks of :mod:`epot.testing` that it cannot pass by design, with the reason: ``{"locality": "..."}``.
         pairwise: it sees the geometry through ``graph.vectors()`` alone, not through positions and cells.
+        committee: its ensemble consists of potentials of their own, ``Output.members``, of which none shares a
+            parameter with another, and its energy is their mean. A descent then fits each member by itself.
         CITATION: BibTeX of the paper.
     """
 
     cutoff: float
     elements: tuple[int, ...] | None = None
     pairwise: bool = False
+    committee: bool = False
     exempt: Mapping[str, str] = {}
     CITATION: ClassVar[str] = ""
 
@@ -103,7 +130,21 @@ class Sum(Potential):
             members=self._members(outputs),
             features=next((out.features for out in outputs if out.features is not None), None),
             charges=next((out.charges for out in outputs if out.charges is not None), None),
+            variance=next((out.variance for out in outputs if out.variance is not None), None),
+            shared=self._shared(outputs),
         )
+
+    @staticmethod
+    def _shared(outputs: list[Output]) -> Shared | None:
+        """Of the one term that has members; the others are common to all of them."""
+        ensembles = [out for out in outputs if out.members is not None]
+        if len(ensembles) != 1 or ensembles[0].shared is None:
+            return None
+        shared = ensembles[0].shared
+        common = [out.energy.double() for out in outputs if out.members is None and out.energy.requires_grad]
+        if shared.common is not None:
+            common.append(shared.common.double())
+        return shared._replace(common=torch.stack(common).sum(0) if common else None)
 
     @staticmethod
     def _members(outputs: list[Output]) -> Tensor | None:
@@ -118,6 +159,22 @@ class Sum(Potential):
 
     def extra_repr(self) -> str:
         return ""
+
+
+def is_committee(potential: nn.Module) -> bool:
+    """Whether it, or a term of it, is an ensemble of potentials that are fitted each by itself."""
+    return any(getattr(module, "committee", False) for module in potential.modules())
+
+
+def has_members(potential: nn.Module) -> bool:
+    """Whether it gives ``Output.members``, by the attribute ``n_members``: of a committee, or samples of a readout."""
+    least = lambda module: 2 if isinstance(module, Potential) else 1  # noqa: E731  (one potential is no ensemble)
+    return any(getattr(module, "n_members", 0) >= least(module) for module in potential.modules())
+
+
+def has_variance(potential: nn.Module) -> bool:
+    """Whether it gives ``Output.variance``: it learns how large its errors are (``variance_heads``)."""
+    return any(getattr(module, "variance_heads", False) for module in potential.modules())
 
 
 def make(config: str | Mapping[str, Any]) -> Potential:

@@ -12,13 +12,13 @@ and what depends on positions and cells directly adds its own gradients.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from .errors import ConfigError, ModelError
 from .geometry.graph import Graph
-from .potential import Output, Potential
+from .potential import Output, Potential, Shared, is_committee
 from .registry import nearest
 from .typing import Float, Tensor
 
@@ -31,6 +31,19 @@ class Members(NamedTuple):
     energy: Float[Tensor, "structures members"]
     forces: Float[Tensor, "atoms 3 members"] | None = None
     stress: Float[Tensor, "structures 3 3 members"] | None = None
+    virial: Float[Tensor, "structures 3 3 members"] | None = None
+
+
+class Variance(NamedTuple):
+    """What a potential expects its squared errors to be (``Output.variance``), for each member of an ensemble.
+
+    Attributes:
+        energy: eV^2, of whole structures.
+        forces: (eV/Å)^2, of each component.
+    """
+
+    energy: Float[Tensor, "structures ..."]
+    forces: Float[Tensor, "atoms ..."]
 
 
 class Prediction(NamedTuple):
@@ -47,6 +60,7 @@ class Prediction(NamedTuple):
         charges: e, ``(atoms,)``, of potentials that have them.
         features: what the readout is linear in, ``(atoms, features)``.
         members: the ensemble, of potentials that have one.
+        variance: of potentials that say how large they expect their errors to be.
     """
 
     energy: Float[Tensor, " structures"]
@@ -59,11 +73,18 @@ class Prediction(NamedTuple):
     charges: Float[Tensor, " atoms"] | None = None
     features: Float[Tensor, "atoms features"] | None = None
     members: Members | None = None
+    variance: Variance | None = None
 
     def detach(self) -> Prediction:
         """Without the autograd history."""
-        cut = {k: v.detach() for k, v in self._asdict().items() if isinstance(v, Tensor)}
-        return self._replace(**cut)  # type: ignore[arg-type]
+        return _cut(self)
+
+
+def _cut(value: Any) -> Any:
+    """Tensors without history, also those in tuples."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    return type(value)(*map(_cut, value)) if isinstance(value, tuple) else value
 
 
 class _Leaves(NamedTuple):
@@ -111,9 +132,12 @@ def predict(
         history = create_graph or "hessian" in want
         traced, leaves = _trace(graph, second="hessian" in want, pairwise=potential.pairwise)
         out = potential(traced if history else traced.replace(first_order=True))
-        found = _gradients(graph, leaves, out.energy, history=history, again="members" in want, shares=shares)
+        members = _members(graph, leaves, out, want, create_graph) if "members" in want else None
+        if members is None or "hessian" in want or shares or not is_committee(potential):
+            found = _gradients(graph, leaves, out.energy, history=history, again=False, shares=shares)
+        else:  # the mean of all
+            found = _mean(graph, members)
         hessian = _hessian(leaves, found[0]) if "hessian" in want else None
-        members = _members(graph, leaves, out, want) if "members" in want else None
     made = _finish(graph, out, want, found, members)._replace(hessian=hessian)
     return made if create_graph else made.detach()
 
@@ -211,26 +235,66 @@ def _hessian(leaves: _Leaves, forces: Tensor) -> Tensor:
     return -torch.stack([row.flatten() for row in rows]).detach()
 
 
-def _members(graph: Graph, leaves: _Leaves, out: Output, want: set[str]) -> Members:
+def _members(graph: Graph, leaves: _Leaves, out: Output, want: set[str], history: bool) -> Members:
     if out.members is None:
         raise ModelError("This potential has no ensemble: fit it with a Posterior stage, or as a committee.")
     energy = _per_structure(graph, out.members)
-    if not want & {"forces", "stress", "virial"}:
-        return Members(energy.detach())
-    columns = [
-        _gradients(graph, leaves, column, history=False, again=True, shares=False)[:2]
-        for column in out.members.double().unbind(1)
-    ]
+    if not want & {"forces", "stress", "virial", "atom_virials", "hessian"}:
+        return Members(energy)
+    if out.shared is not None:
+        columns = _through_shared(graph, leaves, out.members, out.shared, history)
+    else:
+        columns = [
+            _gradients(graph, leaves, column, history=history, again=True, shares=False)[:2]
+            for column in out.members.double().unbind(1)
+        ]
     forces = torch.stack([f for f, _ in columns], -1)
     virial = torch.stack([v for _, v in columns], -1)
     stress = -virial / _volume(graph)[..., None] if "stress" in want else None
-    return Members(energy.detach(), forces.detach(), None if stress is None else stress.detach())
+    return Members(energy, forces, stress, virial)
+
+
+def _through_shared(
+    graph: Graph, leaves: _Leaves, energies: Tensor, shared: Shared, history: bool
+) -> list[tuple[Tensor, ...]]:
+    """Forces and virial of each member: dE_m/d(copy m) of all in one pass, then on from the source for each."""
+    inner = torch.autograd.grad(
+        energies.double().sum(), shared.copies, create_graph=history, retain_graph=True, allow_unused=True
+    )
+    used = [(s, a) for s, a in zip(shared.sources, inner, strict=True) if a is not None and s.requires_grad]
+    forces = virial = None
+    if shared.common is not None and shared.common.requires_grad:
+        forces, virial = _gradients(graph, leaves, shared.common, history=history, again=True, shares=False)[:2]
+    made: list[tuple[Tensor, ...]] = []
+    for m in range(energies.shape[1]):
+        found: tuple[Tensor | None, ...] = (None, None, None)
+        if used:
+            found = torch.autograd.grad(
+                [s for s, _ in used], leaves[:3], [a[m] for _, a in used],
+                create_graph=history, retain_graph=True, allow_unused=True,
+            )  # fmt: skip
+        g, dx, ds = found
+        f, v, _ = _assemble(graph, leaves.vectors, g, dx, ds, shares=False)
+        made.append((f if forces is None else f + forces, v if virial is None else v + virial))
+    return made
+
+
+def _mean(graph: Graph, members: Members) -> tuple[Tensor, ...]:
+    """Forces and virial of a committee; it was asked for them."""
+    assert members.forces is not None and members.virial is not None  # noqa: PT018
+    forces = members.forces.mean(-1)
+    return forces, members.virial.mean(-1), forces.new_zeros(graph.n_atoms, 3, 3)
 
 
 def _per_structure(graph: Graph, values: Tensor) -> Tensor:
     """Sums over the atoms of each structure, in float64."""
     values = values.double()
     return values.new_zeros(graph.n_structures, *values.shape[1:]).index_add(0, graph.owner, values)
+
+
+def _variance(graph: Graph, each: Tensor) -> Variance:
+    energy, forces = each.unbind(1)
+    return Variance(_per_structure(graph, energy), forces.double())
 
 
 def _volume(graph: Graph) -> Tensor:
@@ -250,6 +314,7 @@ def _finish(
         charges=out.charges,
         features=out.features,
         members=members,
+        variance=None if out.variance is None else _variance(graph, out.variance),
     )
     if found is None:
         return made

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import FitError
+from ..potential import is_committee
 from ..predict import predict
 from ..typing import Tensor
 from . import checkpoint, metrics, optimizers, schedule
 from .batches import Samples, in_order, shuffled
 from .ema import Average
-from .loss import Loss, residuals
+from .loss import Loss, member_residuals, residuals
 
 if TYPE_CHECKING:
     from .recipe import FitState
@@ -79,6 +80,8 @@ class Loop:
             scales,
         )
         self.potential = state.potential.to(state.device).train()
+        self.committee = is_committee(self.potential)
+        self.bags = self._bags() if self.committee and stage.bagging < 1 else None
         self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
         self.rate = stage.learning_rate or optimizers.RATES[stage.optimizer]
         self.optimizer = optimizers.make(stage.optimizer, self.potential, self.rate, stage.weight_decay)
@@ -88,6 +91,19 @@ class Loop:
         self.at = Position(journal=len(state.journal.lines))
         self._saved = time.monotonic()
         self._clock = time.monotonic()
+
+    def _bags(self) -> Tensor:
+        """Which training structures each member of a committee is fitted to, ``(structures, members)``, by seed alone.
+
+        Each structure is drawn for each member by itself; one that no member drew goes to all.
+        """
+        graph, _ = self.train.batch([0])
+        with torch.no_grad():
+            members = predict(self.potential, graph, ("energy", "members")).members
+        assert members is not None  # it is a committee
+        generator = torch.Generator().manual_seed(self.state.seed + 104_729)
+        drawn = torch.rand(len(self.train), members.energy.shape[1], generator=generator) < self.stage.bagging
+        return drawn | ~drawn.any(1, keepdim=True)
 
     # ---------------------------------------------------------------------------------------------- one step
 
@@ -115,12 +131,22 @@ class Loop:
         graph, labels = self.train.batch(indices)
         device = self.state.device
         graph, labels = (graph, labels) if device == "cpu" else (graph.to(device), labels.to(device))
-        made = predict(self.potential, graph, labels.want(), create_graph=True)
+        want = labels.want()
+        made = predict(self.potential, graph, (*want, "members") if self.committee else want, create_graph=True)
         self.train.learn_views(graph)
         factor = schedule.ramp(progress, self.stage.energy_growth, self.stage.growth_start)
-        total, parts = self.loss(residuals(made, labels, graph), factor)
+        if self.committee:
+            bags = None if self.bags is None else self.bags[indices].to(device)
+            found = member_residuals(made, labels, graph, bags)
+        else:
+            found = residuals(made, labels, graph)
+        total, parts = self.loss(found, factor)
         if total.requires_grad:
-            self._descend(total, schedule.factor(progress, self.stage.schedule, self.stage.warmup))
+            # the sum over a committee: each member moves as it would alone, also where an optimizer knows a length
+            share = made.members.energy.shape[1] if self.committee and made.members is not None else 1
+            self._descend(
+                total * share if share > 1 else total, schedule.factor(progress, self.stage.schedule, self.stage.warmup)
+            )
         value = float(total.detach())
         for name, part in {"loss": total.detach(), **parts}.items():
             self.at.sums[name] = self.at.sums.get(name, 0.0) + float(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,13 @@ from ..geometry.graph import Graph
 from ..predict import Prediction
 from ..typing import Bool, Float, Tensor
 
-Kind = Literal["mse", "huber", "norm"]
+Kind = Literal["mse", "huber", "norm", "logcosh", "logcosh_norm", "nll"]
+LEAST = 1e-8
+"""Of a variance in units of the errors' square: a smaller one would make the likelihood of an exact fit infinite."""
+
+SECANT = 4.417577293966566
+"""The least mean of ``ln cosh(pi |dF| / (2 s)) + ln s`` over forces whose components are Gaussian of variance 1 is at
+this ``s^2``: the root of ``s = pi/2 <r tanh(pi r / (2 s))>``, r = |dF|."""
 
 
 class Labels(NamedTuple):
@@ -55,11 +62,16 @@ class Residuals(NamedTuple):
         forces: eV/Å, ``(labeled_atoms, 3)``.
         virial: eV per atom, stress times volume over number of atoms, ``(stressed_structures, 3, 3)``. It has the
             unit of the energy and, unlike the stress, does not depend on how much vacuum a cell holds.
+        energy_variance, forces_variance: what the potential expects the squares of the first two to be, of each energy
+            and of each component of a force, ``(labeled_structures,)`` and ``(labeled_atoms,)``; None where it does
+            not say.
     """
 
     energy: Float[Tensor, " labeled_structures"] | None
     forces: Float[Tensor, "labeled_atoms 3"] | None
     virial: Float[Tensor, "stressed_structures 3 3"] | None
+    energy_variance: Float[Tensor, " labeled_structures"] | None = None
+    forces_variance: Float[Tensor, " labeled_atoms"] | None = None
 
 
 def residuals(made: Prediction, labels: Labels, graph: Graph) -> Residuals:
@@ -73,7 +85,58 @@ def residuals(made: Prediction, labels: Labels, graph: Graph) -> Residuals:
     if labels.any_stress and made.virial is not None:
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
         virial = ((-made.virial.double() - labels.stress * volume) / n[:, None, None])[labels.has_stress]
-    return Residuals(energy, forces, virial)
+    found = Residuals(energy, forces, virial)
+    if made.variance is None or made.variance.energy.dim() > 1:
+        return found
+    return _expected(
+        found, made.variance.energy / n.square(), made.variance.forces, labels.has_energy, labels.has_forces
+    )
+
+
+def member_residuals(
+    made: Prediction, labels: Labels, graph: Graph, bags: Bool[Tensor, "structures members"] | None = None
+) -> Residuals:
+    """Errors of every member of a committee, one after the other on the first axis.
+
+    A mean over them is the mean of the members' own losses: as no member shares a parameter with another, a descent on
+    it is a descent of each by itself.
+
+    Args:
+        made: with members.
+        labels: of the same structures.
+        graph: of the same structures.
+        bags: which structures each member is fitted to; None for all to all.
+    """
+    members = made.members
+    assert members is not None  # it was asked for them
+    n = graph.sizes.clamp(min=1).double()[:, None]
+    m = members.energy.shape[1]
+    each = torch.ones_like(members.energy, dtype=torch.bool) if bags is None else bags
+    has_energy, has_stress = labels.has_energy[:, None] & each, labels.has_stress[:, None] & each
+    has_forces = labels.has_forces[:, None] & (each if bags is None and len(each) == 1 else each[graph.owner])
+    energy = forces = virial = None
+    if labels.any_energy:
+        energy = ((members.energy - labels.energy[:, None]) / n)[has_energy]
+    if labels.any_forces and members.forces is not None:
+        forces = (members.forces.double().movedim(-1, 1) - labels.forces[:, None])[has_forces]
+    if labels.any_stress and members.virial is not None:
+        pull = labels.stress * torch.linalg.det(graph.cell).abs()[:, None, None]
+        virial = ((-members.virial.double().movedim(-1, 1) - pull[:, None]) / n[..., None, None])[has_stress]
+    found = Residuals(energy, forces, virial)
+    if made.variance is None:
+        return found
+    expected = made.variance.energy.expand(-1, m) if made.variance.energy.dim() == 2 else made.variance.energy[:, None]
+    of_forces = made.variance.forces if made.variance.forces.dim() == 2 else made.variance.forces[:, None]
+    return _expected(
+        found, expected.expand_as(has_energy) / n.square(), of_forces.expand_as(has_forces), has_energy, has_forces
+    )
+
+
+def _expected(found: Residuals, energy: Tensor, forces: Tensor, has_energy: Tensor, has_forces: Tensor) -> Residuals:
+    return found._replace(
+        energy_variance=None if found.energy is None else energy[has_energy],
+        forces_variance=None if found.forces is None else forces[has_forces],
+    )
 
 
 @dataclass(frozen=True)
@@ -87,8 +150,10 @@ class Loss:
         energy, forces, stress: weights; 0 switches a term off.
         kind: ``"mse"``: squares; ``"huber"``: squares up to ``delta``, straight beyond; ``"norm"``: absolute values
             of energies and Euclidean norms of each atom's force vector and each virial (over 3), which do not depend
-            on the orientation (GemNet, https://arxiv.org/abs/2106.08903, section 5).
-        delta: of the Huber loss, in units of ``unit``.
+            on the orientation (GemNet, https://arxiv.org/abs/2106.08903, section 5); ``"logcosh"``: ``d ln cosh(x /
+            d)``, d = ``delta``, a smooth Huber loss (NeuralIL, doi:10.1021/acs.jcim.1c01380: forces alone, d = 0.1
+            eV/Å); ``"logcosh_norm"``: the same of norms; ``"nll"``: see :meth:`likelihood`.
+        delta: of the Huber loss and of the logarithms, in units of ``unit``.
         unit: eV (and eV/Å).
     """
 
@@ -107,11 +172,14 @@ class Loss:
             energy_factor: multiplies the weight of the energies (see :func:`epot.fit.schedule.ramp`).
         """
         weights = {"energy": self.energy * energy_factor, "forces": self.forces, "virial": self.stress}
-        parts = {
-            name: weights[name] * self.penalty(error / self.unit)
-            for name, error in found._asdict().items()
-            if error is not None and weights[name] > 0
-        }
+        if self.kind == "nll":
+            parts = {k: weights[k] * v for k, v in self.likelihood(found).items() if weights[k] > 0}
+        else:
+            parts = {
+                name: weights[name] * self.penalty(error / self.unit)
+                for name, error in zip(weights, found[:3], strict=True)
+                if error is not None and weights[name] > 0
+            }
         if not parts:
             return torch.zeros((), dtype=torch.float64), {}
         total = torch.stack(list(parts.values())).sum()
@@ -123,8 +191,44 @@ class Loss:
             return error.square().mean()
         if self.kind == "huber":
             return torch.nn.functional.huber_loss(error, torch.zeros_like(error), delta=self.delta)
+        if self.kind == "logcosh":
+            return self.delta * log_cosh(error / self.delta).mean()
         if error.dim() == 1:
-            return error.abs().mean()
+            return self._round(error.abs()).mean()
         flat = error.flatten(1)
-        norms = torch.linalg.vector_norm(flat, dim=1)
+        norms = self._round(torch.linalg.vector_norm(flat, dim=1))
         return norms.mean() if error.dim() == 2 else norms.mean() / 3.0
+
+    def _round(self, norms: Tensor) -> Tensor:
+        return self.delta * log_cosh(norms / self.delta) if self.kind == "logcosh_norm" else norms
+
+    def likelihood(self, found: Residuals) -> dict[str, Tensor]:
+        """Negative logarithms of the likelihood of errors whose variances the potential gives, without constants.
+
+        Gaussian energies and the forces' norms by a hyperbolic secant, each as a mean (Carrete et al., J. Chem. Phys.
+        158, 204801 (2023), doi:10.1063/5.0146905):
+
+            1/2 (dE^2 / s_E^2 + ln s_E^2),     ln cosh(pi |dF| / (2 s_F)) + ln s_F,     s_F^2 = 4.418 forces_variance
+
+        with the factor (:data:`SECANT`) that makes the variance that of a component where errors are Gaussian.
+
+        The paper multiplies ``s_F`` in the first term by 0.1, so that what it learns is tenfold the error; here it is
+        the error. Virials have no variance: they are penalized as by ``"norm"``.
+        """
+        parts = {}
+        square = self.unit**2
+        if found.energy is not None and found.energy_variance is not None:
+            v = (found.energy_variance / square).clamp(min=LEAST)
+            parts["energy"] = 0.5 * ((found.energy / self.unit).square() / v + v.log()).mean()
+        if found.forces is not None and found.forces_variance is not None:
+            s = (SECANT * found.forces_variance / square).clamp(min=LEAST).sqrt()
+            norms = torch.linalg.vector_norm(found.forces / self.unit, dim=1)
+            parts["forces"] = (log_cosh(norms * (0.5 * torch.pi) / s) + s.log()).mean()
+        if found.virial is not None:
+            parts["virial"] = torch.linalg.vector_norm(found.virial.flatten(1) / self.unit, dim=1).mean() / 3.0
+        return parts
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    """``ln cosh x`` without overflow: ``softplus(2 x) - x - ln 2``."""
+    return torch.nn.functional.softplus(2 * x) - x - math.log(2)

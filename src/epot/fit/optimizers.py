@@ -27,6 +27,9 @@ def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> to
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
     """
     matrices, others = split(potential)
+    if name == "soap":  # it turns single matrices
+        others = others + [p for p in matrices if p.dim() == 3]
+        matrices = [p for p in matrices if p.dim() == 2]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": weight_decay, "matrix": True},
         {"params": others, "weight_decay": 0.0, "matrix": False},
@@ -40,7 +43,8 @@ def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> to
 def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Matrices that mix features (they may decay, and Muon turns them), and everything else.
 
-    Embeddings are tables of vectors, not maps between spaces; biases, norms and readouts are vectors.
+    A tensor of three axes is a stack of matrices, one for each member of a committee. Embeddings are tables of
+    vectors, not maps between spaces; biases, norms and readouts are vectors.
     """
     tables = {
         id(p) for m in potential.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)
@@ -51,7 +55,8 @@ def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
         if not parameter.requires_grad:
             continue
         is_table = id(parameter) in tables or "embed" in name.rsplit(".", 1)[-1]
-        (others if parameter.dim() != 2 or min(parameter.shape) == 1 or is_table else matrices).append(parameter)
+        is_matrix = parameter.dim() in (2, 3) and min(parameter.shape[-2:]) > 1
+        (matrices if is_matrix and not is_table else others).append(parameter)
     return matrices, others
 
 
@@ -151,7 +156,7 @@ class Muon(_MatrixOptimizer):
             shapes.setdefault(tuple(p.shape), []).append(p)
         for shape, same in shapes.items():  # matrices of one shape are turned together
             ahead = torch.stack([p.grad.lerp(self.state[p]["mean"], self.momentum) for p in same])  # type: ignore[union-attr]
-            scale = 0.2 * math.sqrt(max(shape))
+            scale = 0.2 * math.sqrt(max(shape[-2:]))
             for p, update in zip(same, orthogonalize(ahead).unbind(0), strict=True):
                 p.add_(update, alpha=-group["lr"] * scale)
 

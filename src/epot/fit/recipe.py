@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .. import registry
+from ..blocks.member_readout import MemberReadout
 from ..blocks.readout import LinearReadout
 from ..data.dataset import Dataset
 from ..errors import ConfigError
@@ -67,6 +68,11 @@ def offsets_of(potential: Potential) -> Offsets | None:
 def readout_of(potential: Potential) -> LinearReadout | None:
     """The readout of the learned term; None without one."""
     return next((m for m in potential.modules() if isinstance(m, LinearReadout)), None)
+
+
+def member_readout_of(potential: Potential) -> MemberReadout | None:
+    """The readouts of a committee; None without one."""
+    return next((m for m in potential.modules() if isinstance(m, MemberReadout)), None)
 
 
 def fixed_terms(potential: Potential) -> Sum | None:

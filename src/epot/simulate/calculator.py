@@ -14,7 +14,7 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ..elements import SYMBOLS, names
 from ..errors import ModelError, SimulationError, UnknownElementError
 from ..geometry.graph import Graph
-from ..potential import Potential
+from ..potential import Potential, has_members
 from ..predict import Prediction, predict
 from ..uncertainty.calibration import Calibration
 from .skin import SkinPairs
@@ -84,7 +84,7 @@ class Calculator(AseCalculator):
         """Whether the potential has members, of which the spread is what was calibrated."""
         if self.calibration is not None and self.calibration.kind != "ensemble":
             return False
-        return any(getattr(module, "n_members", 0) > 0 for module in self.potential.modules())
+        return has_members(self.potential)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 0.0) -> list[str]:
         """What changed since the last call: compared exactly, and only what the energy depends on."""

@@ -36,7 +36,8 @@ class Calibration:
     """How the spread of an ensemble becomes a standard deviation; kept in a model file as ``about["calibration"]``.
 
     Attributes:
-        kind: ``"ensemble"``, or ``"constant"`` where there is none: then sigma is the same everywhere.
+        kind: ``"ensemble"`` where the potential has members or learned variances, or ``"constant"`` where it has
+            neither: then sigma is the same everywhere.
         energy, forces, stress: what the spread is multiplied by.
         constant: held-out root mean square errors: ``energy`` eV per atom, ``forces`` eV/Å, ``stress`` eV/Å^3.
         conformal: target to coverage ("0.9") to the factor q of the interval ``y ± q sigma``.
@@ -68,10 +69,9 @@ class Calibration:
             ``energy`` eV ``(structures,)``, of the whole structure; ``forces`` eV/Å ``(atoms, 3)``;
             ``stress`` eV/Å^3 ``(structures, 3, 3)``.
         """
-        found = prediction.members
-        if found is not None:
-            spreads = zip(TARGETS, (found.energy, found.forces, found.stress), strict=True)
-            return {t: getattr(self, t) * v.double().std(-1) for t, v in spreads if v is not None}
+        spreads = spread(prediction)
+        if spreads:
+            return {t: getattr(self, t) * v for t, v in spreads.items()}
         made = {}
         if "energy" in self.constant:
             made["energy"] = self.constant["energy"] * sizes.double()
@@ -117,6 +117,29 @@ class Calibration:
     def of(cls, about: Mapping[str, Any]) -> Calibration | None:
         """The calibration that travels with a potential, or None."""
         return cls.from_json(about["calibration"]) if about.get("calibration") else None
+
+
+def spread(prediction: Prediction) -> dict[str, Tensor]:
+    """What a prediction says of its own width, before calibration: of members, of learned variances, or of both.
+
+    Both together are the mean of the members' variances (noise) plus the variance of their means (what was not
+    learned): Carrete et al., J. Chem. Phys. 158, 204801 (2023). Empty where it says nothing.
+
+    Returns:
+        As :meth:`Calibration.std`.
+    """
+    made, members, learned = {}, prediction.members, prediction.variance
+    if members is not None:
+        each = zip(TARGETS, (members.energy, members.forces, members.stress), strict=True)
+        made = {t: v.double().std(-1) for t, v in each if v is not None}
+    if learned is None:
+        return made
+    energy, forces = (v.detach().double() if v.dim() == 1 else v.detach().double().mean(1) for v in learned)
+    made["energy"] = (made["energy"].square() + energy if "energy" in made else energy).sqrt()
+    if prediction.forces is not None:
+        noise = forces[:, None].expand(-1, 3)
+        made["forces"] = (made["forces"].square() + noise if "forces" in made else noise).sqrt()
+    return made
 
 
 def scale(delta: np.ndarray, spread: np.ndarray) -> float:

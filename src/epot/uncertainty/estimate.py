@@ -12,7 +12,7 @@ import torch
 from ..data.structure import Structure
 from ..errors import ConfigError, ModelError
 from ..geometry.graph import Graph, build
-from ..potential import Potential
+from ..potential import Potential, has_members
 from ..predict import Prediction, predict
 from ..progress import bar
 from ..registry import nearest
@@ -103,10 +103,10 @@ def estimates(
     want = set(want)
     for word in want - set(WANTS):
         raise ConfigError(f"{word!r} cannot be predicted; {nearest(word, WANTS)}")
-    if "members" in want and not _has_members(potential):
+    if "members" in want and not has_members(potential):
         raise ModelError("This potential has no ensemble: fit it with a Posterior stage, or as a committee.")
     spread = uncertainty and calibration is not None
-    asked = want | ({"members"} if spread and _has_members(potential) else set())
+    asked = want | ({"members"} if spread and has_members(potential) else set())
     total = len(structures) if isinstance(structures, Sequence) else None
     with bar(label, total) if total is None or total > 1 else _quiet() as shown:
         for batch in batches(structures, max_atoms):
@@ -134,10 +134,6 @@ def batches(structures: Iterable[Structure], max_atoms: int) -> Iterator[list[St
         atoms += len(structure)
     if batch:
         yield batch
-
-
-def _has_members(potential: Potential) -> bool:
-    return any(getattr(module, "n_members", 0) > 0 for module in potential.modules())
 
 
 def _batch(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError, FitError
+from ...potential import has_variance, is_committee
 from ...progress import Bar, bar
 from ..batches import Samples
 from ..loop import Loop
@@ -40,8 +41,10 @@ class Descend(Stage):
             (halved where the validation score stops improving) or ``"constant"``.
         warmup: share of the budget over which the rate rises.
         plateau_patience: epochs, for ``schedule="plateau"``.
-        loss: ``"norm"``, ``"huber"`` or ``"mse"`` (:class:`epot.fit.loss.Loss`).
-        delta: of the Huber loss, in units of the root mean square force of the training structures.
+        loss: ``"norm"``, ``"huber"``, ``"mse"``, ``"logcosh"``, ``"logcosh_norm"`` or ``"nll"``
+            (:class:`epot.fit.loss.Loss`); None for ``"nll"`` where the potential learns variances, else ``"norm"``.
+        delta: of the Huber loss and of the logarithms, in units of the root mean square force of the training
+            structures.
         energy_weight, forces_weight, stress_weight: of the errors of energies per atom, forces, and virials per atom.
         energy_growth: what the weight of the energies has grown by at the end.
         growth_start: share of the budget from which it grows.
@@ -52,6 +55,7 @@ class Descend(Stage):
         checkpoint_every: seconds.
         memory: GB that cached graphs may take; what does not fit is built anew in each epoch.
         tensorboard: write events for TensorBoard into the run's folder.
+        bagging: share of the training structures, drawn at random, that each member of a committee is fitted to.
 
     Raises:
         ConfigError: a value is impossible.
@@ -71,7 +75,7 @@ class Descend(Stage):
         schedule: ScheduleKind = "linear",
         warmup: float = 0.02,
         plateau_patience: int = 25,
-        loss: LossKind = "norm",
+        loss: LossKind | None = None,
         delta: float = 0.01,
         energy_weight: float = 1.0,
         forces_weight: float = 1.0,
@@ -85,6 +89,7 @@ class Descend(Stage):
         checkpoint_every: float = 30.0,
         memory: float = 2.0,
         tensorboard: bool = False,
+        bagging: float = 1.0,
     ) -> None:
         self.epochs, self.max_time, self.batch_atoms, self.batch_pairs = epochs, max_time, batch_atoms, batch_pairs
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
@@ -94,6 +99,7 @@ class Descend(Stage):
         self.energy_growth, self.growth_start, self.ema, self.clip = energy_growth, growth_start, ema, clip
         self.patience, self.targets = patience, None if targets is None else list(targets)
         self.checkpoint_every, self.memory, self.tensorboard = checkpoint_every, memory, tensorboard
+        self.bagging = bagging
         self._refuse()
 
     def _refuse(self) -> None:
@@ -105,6 +111,8 @@ class Descend(Stage):
         for name in ("energy_weight", "forces_weight", "stress_weight", "weight_decay", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"Descend.{name} is {getattr(self, name)!r}; it cannot be negative.")
+        if not 0 < self.bagging <= 1:
+            raise ConfigError(f"Descend.bagging is {self.bagging!r}; it is a share, above 0 and at most 1.")
         for name in ("warmup", "growth_start", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"Descend.{name} is {getattr(self, name)!r}; it must be at least 0 and below 1.")
@@ -125,6 +133,12 @@ class Descend(Stage):
             raise FitError("Descend has nothing to train: no parameter of the potential requires a gradient.")
         if not self.used_targets(state):
             raise FitError(f"Descend found no label among {', '.join(TARGETS)} that has a weight above 0.")
+        if self.loss == "nll" and not has_variance(state.potential):
+            raise FitError(
+                "descend.loss=nll needs a potential that learns variances (variance_heads=True); use another."
+            )
+        if self.bagging < 1 and not is_committee(state.potential):
+            raise FitError(f"descend.bagging={self.bagging:g} is for committees; this potential has one member.")
         if self.tensorboard:
             _writer_class()
 
@@ -164,7 +178,8 @@ class Descend(Stage):
         targets = self.used_targets(state)
         scales = {k: v for k, v in scales.items() if k.replace("virial", "stress") in targets}
         unit = scales.get("forces") or scales.get("energy") or 1.0
-        loss = Loss(self.energy_weight, self.forces_weight, self.stress_weight, self.loss, self.delta, unit)
+        kind = self.loss or ("nll" if has_variance(state.potential) else "norm")
+        loss = Loss(self.energy_weight, self.forces_weight, self.stress_weight, kind, self.delta, unit)
         cutoff, elements = state.potential.cutoff, state.potential.elements
         graphs = lambda data, label: Samples(  # noqa: E731
             data, cutoff, targets=targets, elements=elements, memory=self.memory * 1e9, label=label

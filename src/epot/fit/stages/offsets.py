@@ -17,7 +17,7 @@ from ...errors import ConfigError, FitError, LabelError
 from ...geometry.graph import build
 from ...potential import Potential
 from ...predict import predict
-from ..recipe import FitState, Stage, fixed_terms, offsets_of, readout_of
+from ..recipe import FitState, Stage, fixed_terms, member_readout_of, offsets_of, readout_of
 
 OUTLIER = 6.0
 """Energies per atom farther from the median residual than so many robust standard deviations are left out."""
@@ -86,7 +86,7 @@ class FitOffsets(Stage):
         for number, value in facts["energies"].items():
             offsets.energies[number] = value
         left = spreads(state.train, offsets.energies.cpu().numpy(), base)
-        readout = readout_of(state.potential)
+        readout = readout_of(state.potential) or member_readout_of(state.potential)
         if readout is not None and getattr(readout, "bias", None) is not None:
             readout.scale.fill_(left.get("forces") or left.get("energy") or 1.0)
             center(state)
@@ -119,15 +119,21 @@ class FitOffsets(Stage):
 def center(state: FitState, at_most: int = 200) -> None:
     """Set the bias of the readout so that the untrained potential has no error of the energy per atom on average.
 
-    What it corrects: the mean of the initial random output and, with reference energies, the energy of binding.
+    What it corrects: the mean of the initial random output and, with reference energies, the energy of binding. Each
+    member of a committee is corrected by itself.
     """
-    readout = readout_of(state.potential)
+    readout, members = readout_of(state.potential), member_readout_of(state.potential)
     labeled = (s for s in state.train if s.energy is not None and len(s) > 1)
     chosen = list(islice(labeled, at_most))
-    if readout is None or readout.bias is None or not chosen:
-        return
     potential = state.potential
     graphs = (build(s, potential.cutoff, device=state.device) for s in chosen)
+    if members is not None and chosen:
+        each = [predict(potential, graph, ("energy", "members")).members for graph in graphs]
+        lack = [((s.energy or 0.0) - m.energy[0]) / len(s) for s, m in zip(chosen, each, strict=True) if m is not None]
+        with torch.no_grad():
+            members.bias.add_((torch.stack(lack).median(0).values / members.scale.double()).to(members.bias))
+    if readout is None or readout.bias is None or not chosen:
+        return
     made = [float(predict(potential, graph, ("energy",)).energy) for graph in graphs]
     left = np.median([((s.energy or 0.0) - e) / len(s) for s, e in zip(chosen, made, strict=True)])
     with torch.no_grad():
