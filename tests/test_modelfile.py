@@ -230,7 +230,7 @@ def test_broken_headers(raw, tmp_path, no_execution):
         modelfile.load(written(tmp_path / "m.epot", raw))
 
 
-@pytest.mark.parametrize("version", [2, 99, 0, -1])
+@pytest.mark.parametrize("version", [modelfile.FORMAT + 1, 99, 0, -1])
 def test_other_formats(version, saved):
     header, tensors = parts(saved)
     with pytest.raises(ModelFileError, match=r"Upgrade epot" if version > 1 else "format"):

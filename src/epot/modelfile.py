@@ -22,11 +22,24 @@ from .files import write_atomic
 from .potential import Potential, make
 from .typing import Tensor
 
-FORMAT = 1
+FORMAT = 2
 KEY = "epot"
 LARGEST = 10_000_000  # no whole number in a configuration is larger
-UPGRADES: dict[int, Callable[[dict], dict]] = {}
-"""``{1: v1_to_v2, ...}``: functions of the JSON header; a file of every released format stays in the tests."""
+
+
+def _v1_to_v2(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """A GAP has several kernels, each with its sparse points, and its kernel matrix is made when it is needed."""
+    for name in [n for n in tensors if n.endswith("sparse") and f"{n[:-6]}counts" in tensors]:
+        start = name[:-6]
+        tensors[f"{start}terms.0.points"] = tensors.pop(name)
+        tensors[f"{start}terms.0.counts"] = tensors.pop(f"{start}counts")
+        tensors[f"{start}readout.precision"] = torch.zeros(0, dtype=torch.float64)
+    return header
+
+
+UPGRADES: dict[int, Callable[[dict, dict], dict]] = {1: _v1_to_v2}
+"""``{1: v1_to_v2, ...}``: functions of the JSON header and the tensors, which they may change; a file of every
+released format stays in the tests."""
 
 
 def save(path: str | os.PathLike, potential: Potential, about: Mapping[str, Any] | None = None) -> Path:
@@ -131,7 +144,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} has format {version}; this epot reads formats 1 to {FORMAT}. Upgrade epot: pip install -U epot."
         )
     for old in range(version, FORMAT):
-        header = UPGRADES[old](header)
+        header = UPGRADES[old](header, tensors)
     return header, tensors
 
 

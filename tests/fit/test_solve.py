@@ -86,7 +86,7 @@ def dense(state, solve):
             upper, scale = [0, 1, 2, 4, 5, 8], sigma.virial * len(s) ** 0.5
             rows.append(made.virial[0].numpy()[upper] / scale)
             targets.append(-s.stress.ravel()[upper] * s.volume / scale)
-    precision = body.readout.precision.numpy()
+    precision = body.precision().numpy()
     return np.concatenate(rows), np.concatenate(targets), precision
 
 
@@ -232,7 +232,7 @@ def test_identical_structures_are_fitted():
     one = molecules(1)[0]
     state = state_of(Dataset([one] * 5), n_sparse=50)
     SelectSparse("random").run(state)
-    assert sum(state.potential.terms["body"].counts.tolist()) == 3
+    assert sum(state.potential.terms["body"].terms[0].counts.tolist()) == 3
     Solve(force_sigma=1e-4, energy_sigma=1e-5).run(state)
     assert abs(float(predict(state.potential, build(one, 3.5)).energy) - one.energy) < 1e-2
 

@@ -77,7 +77,7 @@ def test_same_seed_same_points(method):
     def points(seed):
         state = state_of(molecules(20), seed=seed, n_sparse=16)
         SelectSparse(method).run(state)
-        return state.potential.terms["body"].sparse
+        return state.potential.terms["body"].terms[0].points
 
     assert torch.equal(points(3), points(3))
     assert not torch.equal(points(3), points(4))
@@ -87,7 +87,7 @@ def test_same_seed_same_points(method):
 def test_numbers_of_each_element():
     state = state_of(molecules(20), n_sparse=30)
     SelectSparse("random", n_sparse=20, per_element={"O": 4}).run(state)
-    assert state.potential.terms["body"].counts.tolist() == [16, 4]
+    assert state.potential.terms["body"].terms[0].counts.tolist() == [16, 4]
     assert state.journal.lines[-1]["points"] == {"H": 16, "O": 4}
     assert not [line for line in state.journal.lines if line["event"] == "note"]
 
@@ -95,7 +95,7 @@ def test_numbers_of_each_element():
 def test_fewer_environments_than_asked_for():
     state = state_of(molecules(3), n_sparse=1000)
     SelectSparse().run(state)
-    counts = state.potential.terms["body"].counts.tolist()
+    counts = state.potential.terms["body"].terms[0].counts.tolist()
     assert counts == [8, 5]
     notes = [line["text"] for line in state.journal.lines if line["event"] == "note"]
     assert len(notes) == 1
@@ -107,7 +107,7 @@ def test_a_rare_element_gives_its_share_to_the_others():
     data = [s for s in molecules(30) if len(s) == 3]  # one O, two H each
     state = state_of(Dataset(data), n_sparse=28)
     SelectSparse("random").run(state)
-    assert state.potential.terms["body"].counts.tolist() == [18, 10]
+    assert state.potential.terms["body"].terms[0].counts.tolist() == [18, 10]
 
 
 def test_an_element_without_environments():

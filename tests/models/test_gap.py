@@ -59,12 +59,13 @@ def test_rows_in_a_sum_with_longer_pairs(gap, graph):
 
 def test_kernel_is_the_power_of_the_dot_product(gap, graph):
     spectra, species = gap.soap(graph), gap.soap.species(graph)
-    kernel = gap.kernel(spectra, species)
+    kernel = gap.terms[0].kernel(spectra, species)
+    points = gap.terms[0].points
     kinds = torch.arange(3).repeat_interleave(2)
     for i in range(graph.n_atoms):
         for m in range(6):
             same = species[i] == kinds[m]
-            expected = float(spectra[i] @ gap.sparse[m]) ** 4 if same else 0.0
+            expected = float(spectra[i] @ points[m]) ** 4 if same else 0.0
             assert abs(float(kernel[i, m]) - expected) < 1e-14
 
 
@@ -73,7 +74,7 @@ def test_powers(zeta, graph):
     made = GAP((1, 6, 8), 4.0, 2, 2, zeta=zeta, delta=0.5)
     made.set_sparse([made.soap(graph)[:2].detach()] * 3)
     dots = torch.linspace(-1, 1, 9, dtype=torch.float64)
-    torch.testing.assert_close(made._power(dots), 0.25 * dots**zeta)
+    torch.testing.assert_close(made.terms[0]._power(dots), 0.25 * dots**zeta)
     torch.testing.assert_close(
         made.design(graph).forces, design_by_autograd(made, graph).forces, atol=1e-13, rtol=1e-10
     )
@@ -159,7 +160,7 @@ def test_impossible_arguments(bad):
 
 
 def test_sparse_points_for_every_element(gap):
-    with pytest.raises(ConfigError, match="3 elements"):
+    with pytest.raises(ConfigError, match="3 groups"):
         gap.set_sparse([torch.ones(1, gap.soap.size)])
 
 
@@ -169,3 +170,18 @@ def test_single_precision_prediction(gap, graph):
     found = predict(GAP.tiny().float(), graph)
     torch.testing.assert_close(found.forces.double(), expected.forces, atol=1e-4, rtol=1e-4)
     assert not torch.equal(found.forces.double(), expected.forces)
+
+
+@pytest.mark.parametrize(
+    "soap",
+    [{"compression": "mu1nu1"}, {"compression": "crossover"}, {"mixing": 2}, {"dialect": "featomic"},
+     {"dialect": "dscribe", "cutoff": 2.0, "cutoff_width": 1.0}],
+    ids=str,
+)  # fmt: skip
+def test_rows_of_other_kinds_of_soap(soap, graph):
+    made = GAP((1, 6, 8), 3.0, 3, 2, n_sparse=6, kernels=[{"name": "soap", "groups": ["O", "H"], **soap}])
+    kernel = made.terms[0]
+    made.set_sparse([c[:2] for c in kernel.candidates(graph.within(kernel.cutoff))])
+    for ours, theirs in zip(design(made, graph), design_by_autograd(made, graph.within(made.cutoff)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-9)
+        assert theirs.abs().max() > 1e-3

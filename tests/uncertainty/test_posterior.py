@@ -171,7 +171,7 @@ def test_novelty_of_a_gap_is_its_gaussian_process_variance(graph, ethanol):
     own = build(ethanol, 4.0)
     spectra, species = made.soap(own), made.soap.species(own)
     made.set_sparse([spectra[species == k][:2] for k in range(3)])
-    cross, k_mm = made(own).features, made.readout.precision
+    cross, k_mm = made(own).features, made.precision()
     dense = 4.0 - (cross @ torch.linalg.inv(k_mm + 4e-10 * torch.eye(len(k_mm)).double()) * cross).sum(1)
     found = novelty(made, own)
     torch.testing.assert_close(found, dense.clamp(min=0) / 4.0, rtol=1e-6, atol=1e-7)

@@ -15,8 +15,8 @@ class LinearReadout(nn.Module):
         weight: ``(features,)``.
         bias: ``()``, or None.
         scale: eV per unit of the output, ``()``.
-        precision: of the prior on the weights, ``(features, features)`` (a kernel matrix for a GAP) or
-            ``(features,)`` (diagonal); empty where no prior was set.
+        precision: of the prior on the weights, ``(features, features)`` or ``(features,)`` (diagonal); empty where no
+            prior was set, or where the potential makes it (:func:`prior_precision`).
         member_weights: ``(features, members)``, samples of the posterior; zero members where none was drawn.
     """
 
@@ -46,3 +46,17 @@ class LinearReadout(nn.Module):
             energy = energy + self.bias
             members = None if members is None else members + self.bias
         return energy * self.scale, None if members is None else members * self.scale
+
+
+def prior_precision(potential: nn.Module) -> Tensor:
+    """Precision of the prior on the weights of a potential's linear readout; empty where none was set.
+
+    What the term that holds the readout computes (``precision()``: a GAP's kernel matrix of its sparse points, which
+    no file stores), else the buffer of the readout.
+    """
+    for module in potential.modules():
+        readout = getattr(module, "readout", None)
+        if isinstance(readout, LinearReadout):
+            made = getattr(module, "precision", None)
+            return readout.precision if made is None else made()
+    return torch.zeros(0)

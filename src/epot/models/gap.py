@@ -1,38 +1,52 @@
-"""GAP: sparse Gaussian-process regression of atomic energies on SOAP power spectra.
+"""GAP: sparse Gaussian-process regression of atomic energies on SOAP power spectra, pairs and triples.
 
 Bartok, Payne, Kondor, Csanyi, Phys. Rev. Lett. 104, 136403 (2010), doi:10.1103/PhysRevLett.104.136403;
 Deringer et al., Chem. Rev. 121, 10073 (2021), doi:10.1021/acs.chemrev.1c00022 (equations below).
 
-    E   = sum_i eps(x_i),   eps(x) = sum_m alpha_m k(x, x_m)                       (Eq. 24, 42)
-    k   = delta^2 (x . x' / |x| |x'|)^zeta     for one species of center, else 0    (Eq. 36)
+    E   = sum_d sum_i eps_d(x_i),   eps_d(x) = sum_m alpha_m k_d(x, x_m)            (Eq. 24, 42)
+    k   = delta^2 (x . x' / |x| |x'|)^zeta     for one species of center, else 0    (Eq. 36; SOAP)
+    k   = delta^2 exp(-1/2 sum ((x - x')/theta)^2) fc fc'                           (pairs, triples)
     alpha = (K_MM + K_MN Sigma^-1 K_NM)^-1 K_MN Sigma^-1 y                          (Eq. 26)
 
-``x`` is the SOAP power spectrum (:mod:`epot.features.descriptors.soap`). ``Output.features`` are the kernels
-k(x_i, x_m), blocks of one species after the other; the readout's weights are alpha, the precision of their prior
-K_MM. So energies, forces and virials of a structure are linear in alpha, and :class:`epot.fit.stages.solve.Solve` finds it.
+Each descriptor d has a kernel with its own scale, cutoff and sparse points (:mod:`epot.blocks.sparse_kernels`,
+:mod:`epot.blocks.distance_kernels`). ``Output.features`` are the sums of the kernels k(x_i, x_m) of each atom, one
+descriptor after the other; the readout's weights are alpha, the precision of their prior K_MM. So energies, forces and
+virials of a structure are linear in alpha, and :class:`epot.fit.stages.solve.Solve` finds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from .. import registry
 from ..blocks.design import Design
+from ..blocks.distance_kernels import AngleKernel, PairKernel
 from ..blocks.readout import LinearReadout
+from ..blocks.sparse_kernels import SoapKernel, SparseKernel
 from ..data.structure import Structure
 from ..elements import names, to_number
-from ..errors import ConfigError, ModelError
-from ..features.descriptors.soap import PairDerivatives, Soap
+from ..errors import ConfigError, UnknownElementError
+from ..features.descriptors.soap import Soap
 from ..geometry.graph import Graph, build
 from ..potential import Output, Potential
 from ..typing import Float, Tensor
 
+KERNELS: dict[str, type[SparseKernel]] = {k.name: k for k in (SoapKernel, PairKernel, AngleKernel)}
+
 
 class GAP(Potential):
-    """Sparse Gaussian process on SOAP, one sparse set for each species of center.
+    """Sparse Gaussian process on SOAP, pairs and triples, each group of elements with sparse points of its own.
+
+    Without ``kernels``, one on SOAP with the arguments given here; with them, those arguments are what SOAP kernels
+    that say nothing else take. Three at once, the pair term first, with the largest scale::
+
+        kernels=[{"name": "distance_2b", "cutoff": 5.0, "delta": 2.0, "theta": 1.0, "n_sparse": 20},
+                 {"name": "angle_3b", "cutoff": 3.0, "delta": 0.3, "n_sparse": 100},
+                 {"name": "soap", "cutoff": 5.0, "delta": 0.3, "n_sparse": 2000}]
 
     Args:
         elements: symbols or atomic numbers.
@@ -47,12 +61,16 @@ class GAP(Potential):
         cutoff_width: Å, over which a neighbor fades in (``cutoff_transition_width``); None for the whole cutoff, which
             weighs near neighbors more than far ones and makes the same data go farther.
         center_weight: of the atom's own Gaussian.
+        kernels: several at once, each a mapping with a ``name`` (``soap``, ``distance_2b``, ``angle_3b``) and the
+            arguments of its kernel (:class:`epot.blocks.sparse_kernels.SoapKernel`,
+            :class:`epot.blocks.distance_kernels.DistanceKernel`); None for the one on SOAP.
 
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range, or a kernel or one of its arguments is unknown.
     """
 
     recipe: ClassVar[str] = "solve"
+    pairwise = True
     CITATION: ClassVar[str] = """@article{Bartok2010,
   author = {Bart{\\'o}k, Albert P. and Payne, Mike C. and Kondor, Risi and Cs{\\'a}nyi, G{\\'a}bor},
   title = {Gaussian Approximation Potentials: The Accuracy of Quantum Mechanics, without the Electrons},
@@ -66,8 +84,6 @@ class GAP(Potential):
 }"""
 
     elements: tuple[int, ...]
-    sparse: Tensor
-    counts: Tensor
 
     def __init__(
         self,
@@ -81,6 +97,7 @@ class GAP(Potential):
         delta: float = 1.0,
         cutoff_width: float | None = None,
         center_weight: float = 1.0,
+        kernels: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.elements = tuple(to_number(z) for z in elements)
@@ -90,45 +107,82 @@ class GAP(Potential):
         self.center_weight = float(center_weight)
         if zeta < 1 or n_sparse < 1 or not delta > 0:
             raise ConfigError(f"GAP needs zeta, n_sparse and delta above 0; given: {zeta}, {n_sparse}, {delta}.")
-        self.soap = Soap(
-            self.elements, self.cutoff, n_max, l_max, self.sigma,
-            cutoff_width=self.cutoff_width or self.cutoff, center_weight=self.center_weight,
-        )  # fmt: skip
-        self.register_buffer("sparse", torch.zeros(0, self.soap.size, dtype=torch.float64))
-        self.register_buffer("counts", torch.zeros(len(self.elements), dtype=torch.int64))
+        if kernels is not None and (isinstance(kernels, (str, Mapping)) or not kernels):
+            raise ConfigError(f"GAP.kernels is a list of mappings, [{{'name': 'soap', ...}}, ...]; given: {kernels!r}.")
+        made = [self._kernel(k) for k in ([{"name": "soap"}] if kernels is None else kernels)]
+        self.terms = torch.nn.ModuleList(made)
+        self.kernels = None if kernels is None else [k.config() for k in made]
+        self.cutoff = max(k.cutoff for k in made)
         self.readout = LinearReadout(0, bias=False).double()
-        self._folded: list[list[Tensor]] | None = None
+
+    def _kernel(self, config: Mapping[str, Any]) -> SparseKernel:
+        """One kernel of its configuration, with the SOAP arguments of the potential where that has none."""
+        given = dict(config) if isinstance(config, Mapping) else {"name": config}
+        kind = KERNELS.get(given.pop("name", None))
+        if kind is None:
+            raise ConfigError(f"A kernel of GAP has a 'name': {', '.join(KERNELS)}; given: {config!r}.")
+        if kind is not SoapKernel:
+            return kind(**registry.check(kind, {"elements": self.elements, **given}))
+        own = {k: v for k, v in given.items() if k in registry.parameters(SoapKernel)}
+        soap = {k: getattr(self, k) for k in ("cutoff", "n_max", "l_max", "sigma", "center_weight")}
+        soap |= {k: v for k, v in given.items() if k not in own}
+        width = soap.get("cutoff_width", self.cutoff_width)
+        soap["cutoff_width"] = float(soap["cutoff"] if width is None else width)
+        usual = {k: getattr(self, k) for k in ("elements", "zeta", "n_sparse", "delta")}
+        registry.check(Soap, {"elements": self.elements, **soap})
+        return SoapKernel(**registry.check(SoapKernel, usual | own), **soap)
 
     @classmethod
     def tiny(cls) -> GAP:
-        """Three elements; two sparse points of each, from a chain of six atoms, and weights from a fixed generator."""
-        made = cls(elements=(1, 6, 8), cutoff=4.0, n_max=3, l_max=3, n_sparse=6)
+        """Three elements and three kernels; points from a chain of six atoms, and weights from a fixed generator."""
+        made = cls(
+            elements=(1, 6, 8), cutoff=4.0, n_max=3, l_max=3, n_sparse=6,
+            kernels=[{"name": "soap"},
+                     {"name": "distance_2b", "cutoff": 3.63, "cutoff_width": 1.4, "delta": 0.3, "n_sparse": 2},
+                     {"name": "angle_3b", "cutoff": 3.17, "cutoff_width": 1.4, "delta": 0.3, "groups": ["X-X-X"]}],
+        )  # fmt: skip
         chain = np.array(
             [[0, 0, 0], [1.1, 0.2, 0], [1.5, 1.4, 0.3], [-0.4, 0.9, 0.2], [2.0, -0.9, 0.4], [2.9, 1.6, 1.0]]
         )
-        spectra = made.soap(build(Structure(np.array([1, 6, 8, 1, 6, 8]), chain), made.cutoff))
-        made.set_sparse([spectra[[k, k + 3]] for k in range(3)])
+        graph = build(Structure(np.array([1, 6, 8, 1, 6, 8]), chain), made.cutoff)
+        for k, kernel in enumerate(made.kernel_list()):
+            made.set_sparse([p[[0, -1]] for p in kernel.candidates(graph.within(kernel.cutoff))], k)
         random = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            made.readout.weight.copy_(torch.randn(6, generator=random, dtype=torch.float64))
+            size = len(made.readout.weight)
+            made.readout.weight.copy_(torch.randn(size, generator=random, dtype=torch.float64))
         return made
 
-    def set_sparse(self, spectra: Sequence[Float[Tensor, "_ size"]]) -> None:
-        """Take sparse points, one tensor of power spectra for each element; weights become zero.
+    def kernel_list(self) -> list[SparseKernel]:
+        """Its kernels, in their order."""
+        return list(self.terms)  # type: ignore[arg-type]
 
-        The readout is made anew, with ``K_MM`` as the precision of its prior.
+    @property
+    def soap(self) -> Soap:
+        """The descriptor of the first kernel on SOAP."""
+        return next(k.soap for k in self.kernel_list() if isinstance(k, SoapKernel))
+
+    def set_sparse(self, points: Sequence[Float[Tensor, "_ size"]], kernel: int = 0) -> None:
+        """Take sparse points of one kernel, one tensor for each of its groups; all weights become zero.
+
+        Points of SOAP are power spectra of any length; those of pairs and triples have the product of their cutoff
+        functions in a last column (1 for points that no structure has).
+
+        Raises:
+            ConfigError: another number of groups than the kernel has.
         """
-        if len(spectra) != len(self.elements):
-            raise ConfigError(f"GAP has {len(self.elements)} elements; sparse points of {len(spectra)} were given.")
-        points = torch.cat(list(spectra)).to(self.sparse)
-        self.sparse = points / points.square().sum(1, keepdim=True).sqrt()
-        self.counts = torch.tensor([len(s) for s in spectra], device=points.device)
-        self._folded = None
-        readout = LinearReadout(len(points), bias=False).to(points)
-        torch.nn.init.zeros_(readout.weight)
-        species = torch.arange(len(spectra), device=points.device).repeat_interleave(self.counts)
-        readout.precision = self.kernel(self.sparse, species)
-        self.readout = readout
+        self.kernel_list()[kernel].set_points(points)
+        count = sum(len(k.points) for k in self.kernel_list())
+        self.readout = LinearReadout(count, bias=False).double().to(points[0].device)
+        torch.nn.init.zeros_(self.readout.weight)
+
+    def most_points(self) -> int:
+        """Sparse points of all kernels together that a fit would choose, if the data have as many."""
+        return sum(k.n_sparse * (1 if isinstance(k, SoapKernel) else len(k.labels)) for k in self.kernel_list())
+
+    def precision(self) -> Float[Tensor, "features features"]:
+        """``K_MM``: of the prior on the weights. Made of the sparse points, never stored."""
+        return torch.block_diag(*[k.gram() for k in self.kernel_list()])
 
     def forward(self, graph: Graph) -> Output:
         """Energies per atom, with kernels as features.
@@ -137,111 +191,36 @@ class GAP(Potential):
             ModelError: no sparse points were chosen yet.
             UnknownElementError: an element that this potential was not made for.
         """
-        features = self.kernel(self.soap(graph), self.soap.species(graph))
+        self._refuse_unknown(graph)
+        made = [kernel(graph.within(kernel.cutoff)) for kernel in self.kernel_list()]
+        features = made[0] if len(made) == 1 else torch.cat(made, 1)
         energy, members = self.readout(features)
         return Output(energy, members=members, features=features)
 
-    def kernel(self, spectra: Tensor, species: Tensor) -> Float[Tensor, "atoms features"]:
-        """``k(x_i, x_m)``: zero where the species of the two centers differ."""
-        sizes = self._sizes()
-        if len(sizes) == 1:
-            return self._power(spectra @ self.sparse.T)
-        order, blocks, column = [], [], 0
-        for k, (size, points) in enumerate(zip(sizes, self.sparse.split(sizes), strict=True)):
-            rows = (species == k).nonzero()[:, 0]
-            order.append(rows)
-            block = self._power(spectra.index_select(0, rows) @ points.T)
-            blocks.append(torch.nn.functional.pad(block, (column, sum(sizes) - column - size)))
-            column += size
-        return torch.cat(blocks).index_select(0, torch.cat(order).argsort())
-
-    def _sizes(self) -> list[int]:
-        if not len(self.sparse):
-            raise ModelError("This GAP has no sparse points yet: fit it, with the stages SelectSparse and Solve.")
-        return self.counts.tolist()
-
-    def _power(self, dots: Tensor, less: int = 0) -> Tensor:
-        """``delta^2 d^(zeta - less)`` by squaring: powers of tensors are slow."""
-        result, base, left = None, dots, self.zeta - less
-        while left:
-            if left & 1:
-                result = base if result is None else result * base
-            left >>= 1
-            base = base * base if left else base
-        return (torch.ones_like(dots) if result is None else result) * self.delta**2
+    def _refuse_unknown(self, graph: Graph) -> None:
+        """Pairs and triples of other elements belong to no group: without SOAP, nothing else would refuse them."""
+        if any(isinstance(k, SoapKernel) for k in self.kernel_list()):
+            return
+        if extra := sorted(set(graph.numbers.unique().tolist()) - set(self.elements)):
+            raise UnknownElementError(f"This GAP knows {names(self.elements)}; the graph holds {names(extra)}.")
 
     @torch.no_grad()
     def design(self, graph: Graph, *, forces: bool = True, virial: bool = True) -> Design:
-        """Rows of energies, forces and virials in closed form (Deringer 2021, section 4.1; :class:`Design`).
+        """Rows of energies, forces and virials in closed form (Deringer 2021, section 4.1; :class:`Design`)."""
+        parts = [k.design(graph.within(k.cutoff), forces=forces, virial=virial) for k in self.kernel_list()]
+        if len(parts) == 1:
+            return parts[0]
+        joined = [None if p[0] is None else torch.cat(list(p), -1) for p in zip(*parts, strict=True)]
+        return Design(*joined)
 
-        With ``d = x_i . x_m`` and ``G = delta^2 zeta d^(zeta-1)``,
-        ``dk/dr_ij = G / |p| (dp/dr_ij . x_m - d dp/dr_ij . x_i)``.
-        Derivatives of p are never stored in full: those of the coefficients meet the sparse points through their
-        channel matrices, one matrix product for each l and each pair of species.
-        """
-        species, sizes = self.soap.species(graph), self._sizes()
-        if not (forces or virial):
-            return Design(self._sum(graph, self.kernel(self.soap(graph), species)))
-        i, j = graph.pairs
-        kind = species[i] * len(sizes) + species[j]
-        order = torch.argsort(kind, stable=True)
-        made = self.soap.pair_derivatives(graph, order)
-        i, j, vectors = i[order], j[order], graph.vectors()[order].to(made.norms)
-        energy = self._sum(graph, self.kernel(made.spectrum, species))
-        rows = energy.new_zeros(graph.n_atoms, 3, sum(sizes))
-        stress = energy.new_zeros(graph.n_structures * 3, 3, sum(sizes))
-        stops = torch.bincount(kind, minlength=len(sizes) ** 2).cumsum(0).tolist()
-        column = 0
-        for center, size in enumerate(sizes):
-            block = slice(column, column + size)
-            column += size
-            dots = made.spectrum @ self.sparse[block].T
-            slope = self._power(dots, less=1) * (self.zeta * 2 / made.norms[:, None])
-            for sender in range(len(sizes)):
-                which = center * len(sizes) + sender
-                pairs = slice(stops[which - 1] if which else 0, stops[which])
-                if not size or pairs.start == pairs.stop:
-                    continue
-                g = self._pair_gradient(made, pairs, dots[i[pairs]], center, sender)
-                g *= slope[i[pairs]][:, None, :]
-                rows[:, :, block].index_add_(0, i[pairs], g).index_add_(0, j[pairs], g, alpha=-1)
-                if virial:
-                    stress[:, :, block] -= self._pull(graph, i[pairs], vectors[pairs], g)
-        return Design(
-            energy, rows.view(3 * graph.n_atoms, -1), stress.view(graph.n_structures, 9, -1) if virial else None
-        )
-
-    def _pair_gradient(self, made: PairDerivatives, pairs: slice, dots: Tensor, center: int, sender: int) -> Tensor:
-        """``(dP . x_m - d_im dP . x_i) / 2`` for pairs of one (center, sender), ``(pairs, 3, points)``."""
-        width = self.n_max * self.soap.n_channels
-        found = dots.new_zeros(3 * len(dots), dots.shape[1])
-        for half, folded in zip(made.halves, self._fold()[center], strict=True):
-            found.addmm_(half[pairs].view(-1, width), folded[sender])
-        return found.view(len(dots), 3, -1).sub_(made.along[pairs, :, None] * dots[:, None, :])
-
-    @staticmethod
-    def _pull(graph: Graph, at: Tensor, vectors: Tensor, g: Tensor) -> Tensor:
-        """``sum_ij r_ij (x) g_ij`` of each structure, ``(3 structures, 3, points)``."""
-        weights = g.new_zeros(graph.n_structures, 3, len(at))
-        weights[graph.owner[at], :, torch.arange(len(at), device=at.device)] = vectors
-        return (weights.view(-1, len(at)) @ g.view(len(at), -1)).view(-1, 3, g.shape[2])
-
-    def _fold(self) -> list[list[Tensor]]:
-        """Channel matrices of the sparse points, for each element and l ``(senders, n_max * channels, points)``."""
-        if self._folded is None:
-            self._folded = []
-            for points in self.sparse.split(self._sizes()):
-                matrices = self.soap.unfold(points).view(
-                    len(points), self.l_max + 1, len(self.elements), self.n_max * self.soap.n_channels
-                )
-                self._folded.append([m.permute(1, 2, 0).contiguous() for m in matrices.unbind(1)])
-        return self._folded
-
-    @staticmethod
-    def _sum(graph: Graph, features: Tensor) -> Tensor:
-        return features.new_zeros(graph.n_structures, features.shape[1]).index_add_(0, graph.owner, features)
+    def prior_covariance(self, graph: Graph, other: Graph) -> Float[Tensor, "atoms others"]:
+        """``k(x_i, x_j)`` of the energies of the atoms of two graphs, eV^2, all kernels together. Differentiable."""
+        found = [k.cross(graph.within(k.cutoff), other.within(k.cutoff)) for k in self.kernel_list()]
+        return torch.stack(found).sum(0)
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, and the sparse points."""
-        points = ", ".join(f"{names([z])}: {c}" for z, c in zip(self.elements, self.counts.tolist(), strict=True))
-        return f"{super().extra_repr()}, sparse points: {points}"
+        each = [
+            ", ".join(f"{n}: {c}" for n, c in zip(k.labels, k.counts.tolist(), strict=True)) for k in self.kernel_list()
+        ]
+        return f"{super().extra_repr()}, sparse points: {'; '.join(each)}"

@@ -22,7 +22,7 @@ import math
 
 import torch
 
-from ..blocks.readout import LinearReadout
+from ..blocks.readout import prior_precision
 from ..errors import FitError
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
@@ -234,12 +234,12 @@ def novelty(potential: Potential, graph: Graph) -> Float[Tensor, " atoms"] | Non
     Of potentials whose readout has a kernel matrix as the precision of its prior and kernels as features (a GAP); the
     prior variance of an atom is the largest diagonal element of that matrix. None for all others.
     """
-    readout = next((m for m in potential.modules() if isinstance(m, LinearReadout)), None)
-    if readout is None or readout.precision.dim() != 2 or not len(readout.precision):
+    precision = prior_precision(potential)
+    if precision.dim() != 2 or not len(precision):
         return None
     with torch.no_grad():
         features = potential(graph).features
     if features is None:
         return None
-    prior = float(readout.precision.diagonal().max())
-    return unexplained(features, readout.precision, prior) / prior
+    prior = float(precision.diagonal().max())
+    return unexplained(features, precision, prior) / prior

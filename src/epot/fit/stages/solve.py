@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import lapack
 
 from ...blocks.design import Design
-from ...blocks.readout import LinearReadout
+from ...blocks.readout import LinearReadout, prior_precision
 from ...data.structure import Structure
 from ...errors import ConfigError, FitError, LabelError
 from ...geometry.graph import Graph, build
 from ...predict import Prediction, predict
 from ...progress import bar
 from ...typing import Tensor
+from .. import checkpoint
 from ..design import design, learned_readout, learned_term
 from ..recipe import FitState, Stage
+from ..triangle import Triangle, prior_rows, refuse_too_large
 
 BATCH = 64
 """Atoms whose rows are made together, at least."""
+OWN = {"energy": "energy_sigma", "forces": "force_sigma", "virial": "virial_sigma"}
+"""Keys of ``Structure.info`` that say a sigma of that structure."""
+PER_ATOM = "force_atom_sigma"
+"""Key of ``Structure.arrays`` that says sigmas of the forces of its atoms."""
 
 
 class Sigmas(NamedTuple):
@@ -52,9 +57,13 @@ class Solve(Stage):
         virial_sigma: eV per atom, for the virial (stress times volume), times the square root of the atoms.
         config_type_sigma: other values for groups of structures:
             ``{"liquid": {"energy": 0.01, "forces": 0.2, "virial": 0.1}}``; what is not given keeps its default.
-        jitter: added to the diagonal of the prior precision, relative to its mean: sparse points that are nearly the
+            A structure whose ``info`` has ``energy_sigma``, ``force_sigma`` or ``virial_sigma`` has those instead, as
+            they are (eV, eV/Å, eV, without the root of its atoms); ``arrays["force_atom_sigma"]`` is for each atom.
+        jitter: added to the diagonal of the prior precision, relative to it: sparse points that are nearly the
             same make it singular in double precision.
         prior: precision of the weights where the readout sets none (a ridge).
+        checkpoint_every: seconds between checkpoints, where the fit has a folder: an interrupted one goes on from the
+            last, to the same numbers.
 
     Raises:
         ConfigError: a sigma, the jitter or the prior is not positive, or a key of ``config_type_sigma`` is unknown.
@@ -70,12 +79,13 @@ class Solve(Stage):
         config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
         jitter: float = 1e-10,
         prior: float = 1.0,
+        checkpoint_every: float = 300.0,
     ) -> None:
         self.energy_sigma, self.force_sigma, self.virial_sigma = energy_sigma, force_sigma, virial_sigma
         self.config_type_sigma = (
             None if config_type_sigma is None else {k: dict(v) for k, v in config_type_sigma.items()}
         )
-        self.jitter, self.prior = jitter, prior
+        self.jitter, self.prior, self.checkpoint_every = jitter, prior, checkpoint_every
         given = {"energy_sigma": energy_sigma, "force_sigma": force_sigma, "virial_sigma": virial_sigma, "prior": prior}
         for kind, values in (self.config_type_sigma or {}).items():
             for key, value in values.items():
@@ -97,10 +107,10 @@ class Solve(Stage):
         """Whether there is something to solve for and something to solve it with.
 
         Raises:
-            FitError: no linear readout.
-            LabelError: labels that are not finite, or none at all.
+            FitError: no linear readout, or more weights than memory has room for.
+            LabelError: labels that are not finite, or none at all; a sigma of a structure that is not above 0.
         """
-        learned_term(state.potential)
+        self._check_memory(learned_term(state.potential))
         bad = [(s.source or f"structure {k}", p) for k, s in enumerate(state.train) for p in s.problems()]
         if bad:
             raise LabelError(
@@ -109,10 +119,43 @@ class Solve(Stage):
         if not any(s.energy is not None or s.forces is not None or s.stress is not None for s in state.train):
             raise LabelError("No training structure has energy, forces or stress: there is nothing to fit to.")
 
+        for k, s in enumerate(state.train):
+            given = {key: s.info[key] for key in OWN.values() if key in s.info}
+            given |= {PER_ATOM: s.arrays[PER_ATOM]} if PER_ATOM in s.arrays else {}
+            for key, value in given.items():
+                if not (np.isfinite(sigma := _numbers(value)) & (sigma > 0)).all():
+                    raise LabelError(
+                        f"{s.source or f'structure {k}'}: {key} is {value!r}; a sigma is the error that is tolerated, "
+                        "a number above 0. Leave the label out of the data instead."
+                    )
+
+    @staticmethod
+    def _check_memory(term: Any) -> None:
+        """The factor, the block that is folded into it with its copy, and the rows of one batch."""
+        weights = len(term.readout.weight)
+        if hasattr(term, "most_points"):
+            weights = max(weights, term.most_points())
+        need = 8.0 * weights * (2 * weights + 3 * max(weights // 2, 1024) + 4 * BATCH)
+        refuse_too_large(
+            need,
+            f"The triangular factor of {weights} weights and its blocks",
+            "Ask for fewer sparse points (model.n_sparse=...).",
+        )
+
     def sigmas(self, structure: Structure) -> Sigmas:
         """The tolerated errors of one structure, without the square root of its atoms."""
         own = (self.config_type_sigma or {}).get(structure.config_type or "", {})
         return Sigmas(self.energy_sigma, self.force_sigma, self.virial_sigma)._replace(**own)
+
+    def _absolute(self, structure: Structure) -> dict[str, Any]:
+        """Sigmas of the labels of one structure: energy, forces (a number, or one for each component), virial."""
+        root = np.sqrt(max(len(structure), 1))
+        usual = self.sigmas(structure)
+        found: dict[str, Any] = {"energy": usual.energy * root, "forces": usual.forces, "virial": usual.virial * root}
+        found |= {n: float(_numbers(structure.info[key])) for n, key in OWN.items() if key in structure.info}
+        if PER_ATOM in structure.arrays:
+            found["forces"] = np.repeat(_numbers(structure.arrays[PER_ATOM]).reshape(-1), 3)
+        return found
 
     def run(self, state: FitState) -> None:
         """Set the readout's weights, and ``state.factor`` for a posterior."""
@@ -125,11 +168,10 @@ class Solve(Stage):
                 readout.weight.zero_()
                 if readout.bias is not None:
                     readout.bias.zero_()
-            system = Triangle(prior_rows(readout, self.jitter, self.prior))
-            with bar("solving for the weights", len(state.train)) as shown:
-                for structures in batches(state.train):
-                    system.add(*self._rows(state, structures))
-                    shown.advance(len(structures))
+            precision, bias = prior_precision(state.potential), readout.bias is not None
+            prior = prior_rows(precision, len(readout.weight), bias=bias, jitter=self.jitter, ridge=self.prior)
+            system = Triangle(prior)
+            self._fill(state, system)
             solution = system.solve()
             if not bool(torch.isfinite(solution).all()):
                 raise FitError(
@@ -142,10 +184,28 @@ class Solve(Stage):
             raise
         width = 0 if readout.bias is None else 1
         state.factor = system.factor()[width:, width:].clone()
-        self._report(state, system, time.monotonic() - start)
+        self._report(state, system, system.log_likelihood(prior), time.monotonic() - start)
 
-    def _rows(self, state: FitState, structures: list[Structure]) -> tuple[Tensor, Tensor]:
-        """Weighted rows and targets of a few structures."""
+    def _fill(self, state: FitState, system: Triangle) -> None:
+        """Add the rows of all structures, from where the last checkpoint ends."""
+        path, done, saved = state.checkpoint, 0, time.monotonic()
+        found = None if path is None else checkpoint.load(path)
+        if found is not None:
+            system.restore(*found)
+            done = found[1]["structures"]
+        with bar("solving for the weights", len(state.train)) as shown:
+            shown.advance(done)
+            for structures in batches(state.train[k] for k in range(done, len(state.train))):
+                system.add(*self._rows(state, structures))
+                done += len(structures)
+                shown.advance(len(structures))
+                if path is not None and time.monotonic() - saved >= self.checkpoint_every:
+                    tensors, facts = system.state()
+                    checkpoint.save(path, tensors, facts | {"structures": done})
+                    saved = time.monotonic()
+
+    def _rows(self, state: FitState, structures: list[Structure]) -> tuple[Tensor, Tensor, float]:
+        """Weighted rows and targets of a few structures, and the sum of the logarithms of the weights."""
         potential = state.potential
         graph = build(structures, potential.cutoff, elements=potential.elements, device=state.device)
         forces = any(s.forces is not None for s in structures)
@@ -157,7 +217,7 @@ class Solve(Stage):
         made = with_bias(made, graph, readout)
         picks, targets, weights = self._labels(structures, fixed)
         parts = {"energy": made.energy, "forces": made.forces, "virial": made.virial}
-        blocks, values = [], []
+        blocks, values, log_weights = [], [], 0.0
         for name, rows in parts.items():
             if rows is None or not len(picks[name]):
                 continue
@@ -165,9 +225,10 @@ class Solve(Stage):
             weight = torch.from_numpy(weights[name])[:, None]
             blocks.append(rows.cpu() * weight)
             values.append(torch.from_numpy(targets[name]) * weight[:, 0])
+            log_weights += float(weight.log().sum())
         if not blocks:
-            return made.energy[:0].cpu(), made.energy.new_zeros(0).cpu()
-        return torch.cat(blocks), torch.cat(values)
+            return made.energy[:0].cpu(), made.energy.new_zeros(0).cpu(), 0.0
+        return torch.cat(blocks), torch.cat(values), log_weights
 
     def _labels(self, structures: list[Structure], fixed: Prediction) -> tuple[dict[str, np.ndarray], ...]:
         """Which rows have labels, what they are less the fixed part, and one over their sigmas."""
@@ -175,34 +236,35 @@ class Solve(Stage):
         targets: dict[str, list] = {"energy": [], "forces": [], "virial": []}
         weights: dict[str, list] = {"energy": [], "forces": [], "virial": []}
 
-        def put(name: str, first: int, rows: Any, values: np.ndarray, sigma: float) -> None:
+        def put(name: str, first: int, rows: Any, values: np.ndarray, sigma: dict[str, Any]) -> None:
             rows = np.asarray(rows)
             picks[name].append(first + rows)
             targets[name].append(values)
-            weights[name].append(np.full(len(rows), 1 / sigma))
+            weights[name].append(np.broadcast_to(1 / sigma[name], len(rows)))
 
         atom = 0
         for k, s in enumerate(structures):
-            sigma, root, n = self.sigmas(s), np.sqrt(max(len(s), 1)), len(s)
+            sigma, n = self._absolute(s), len(s)
             if s.energy is not None:
-                put("energy", k, [0], np.array([s.energy - float(fixed.energy[k])]), sigma.energy * root)
+                put("energy", k, [0], np.array([s.energy - float(fixed.energy[k])]), sigma)
             if s.forces is not None and fixed.forces is not None:
                 left = s.forces - fixed.forces[atom : atom + n].cpu().numpy()
-                put("forces", 3 * atom, np.arange(3 * n), left.ravel(), sigma.forces)
+                put("forces", 3 * atom, np.arange(3 * n), left.ravel(), sigma)
             if s.stress is not None and fixed.virial is not None:
                 left = -s.stress * s.volume - fixed.virial[k].cpu().numpy()
                 upper = np.array([0, 1, 2, 4, 5, 8])
-                put("virial", 9 * k, upper, ((left + left.T) / 2).ravel()[upper], sigma.virial * root)
+                put("virial", 9 * k, upper, ((left + left.T) / 2).ravel()[upper], sigma)
             atom += n
         join = lambda d: {n: np.concatenate(v) if v else np.zeros(0) for n, v in d.items()}  # noqa: E731
         return {n: v.astype(np.int64) for n, v in join(picks).items()}, join(targets), join(weights)
 
-    def _report(self, state: FitState, system: Triangle, seconds: float) -> None:
+    def _report(self, state: FitState, system: Triangle, log_likelihood: float, seconds: float) -> None:
         facts = {
             "weights": system.size,
             "rows": system.rows,
             "condition": system.condition(),
             "weighted_rms": system.residual(),
+            "log_likelihood": log_likelihood,
             "energy_sigma": self.energy_sigma,
             "force_sigma": self.force_sigma,
             "virial_sigma": self.virial_sigma,
@@ -210,89 +272,6 @@ class Solve(Stage):
         }
         state.about.setdefault("fit", {})["solve"] = facts
         state.journal.write("solve", **facts)
-
-
-class Triangle:
-    """The triangular factor of ``[rows | targets]``, to which more rows can be added.
-
-    LAPACK's ``tpqrt`` folds a block of rows into the factor in place: no stacked copy, no work on the zeros.
-
-    Args:
-        prior: ``(size, size)``, upper triangular: the first rows, with targets of zero.
-    """
-
-    def __init__(self, prior: Tensor) -> None:
-        self.size = len(prior)
-        self.rows = 0
-        self._factor = np.asfortranarray(np.pad(prior.numpy(), (0, 1)))
-        self._waiting: list[Tensor] = []
-        self._waits = 0
-
-    def add(self, rows: Tensor, targets: Tensor) -> None:
-        """Rows ``(n, size)`` and targets ``(n,)``, already divided by their sigmas."""
-        if not bool(torch.isfinite(rows).all() and torch.isfinite(targets).all()):
-            raise FitError("Rows of the linear system are not finite: look at the structures with `epot doctor data`.")
-        self._waiting.append(torch.cat([rows, targets[:, None]], 1))
-        self._waits += len(rows)
-        self.rows += len(rows)
-        if self._waits >= max(self.size // 2, 1024):
-            self._fold()
-
-    def _fold(self) -> None:
-        if not self._waits:
-            return
-        block = np.asfortranarray(torch.cat(self._waiting).numpy())
-        self._waiting, self._waits = [], 0
-        width = min(64, self.size + 1)
-        self._factor, *_, info = lapack.dtpqrt(0, width, self._factor, block, overwrite_a=1, overwrite_b=1)
-        if info != 0:
-            raise FitError(f"LAPACK's tpqrt failed with code {info}.")
-
-    def factor(self) -> Tensor:
-        """``R`` with ``R^T R = rows^T rows + prior``, ``(size, size)``."""
-        self._fold()
-        return torch.from_numpy(self._factor[: self.size, : self.size])
-
-    def solve(self) -> Tensor:
-        """The weights, ``(size,)``."""
-        self._fold()
-        right = torch.from_numpy(self._factor[: self.size, self.size :])
-        return torch.linalg.solve_triangular(self.factor(), right, upper=True)[:, 0]
-
-    def condition(self) -> float:
-        """Ratio of the largest and smallest diagonal element of the factor: a lower bound of the condition number."""
-        diagonal = self.factor().diagonal().abs()
-        return float(diagonal.max() / diagonal.min().clamp(min=1e-300))
-
-    def residual(self) -> float:
-        """Root mean square of residuals over their sigmas, with the prior's: about 1 where sigmas are the errors."""
-        self._fold()
-        return abs(float(self._factor[self.size, self.size])) / max(self.rows, 1) ** 0.5
-
-
-def prior_rows(readout: LinearReadout, jitter: float, ridge: float) -> Tensor:
-    """``L^T`` of the prior precision ``L L^T``, with a column for the bias (nearly free) in front where there is one.
-
-    Raises:
-        FitError: the precision is not positive definite, even with the jitter.
-    """
-    size = len(readout.weight)
-    precision = readout.precision.detach().double().cpu()
-    if precision.dim() == 2:
-        lift = jitter * float(precision.diagonal().mean())
-        lower, info = torch.linalg.cholesky_ex(precision + lift * torch.eye(size, dtype=torch.float64))
-        if int(info) != 0:
-            raise FitError(
-                f"The kernel matrix of the {size} sparse points is singular (at point {int(info)}): some are the same, "
-                f"or nearly. Raise Solve.jitter (now {jitter}; 1e-8 is common) or choose fewer sparse points."
-            )
-        upper = lower.T.contiguous()
-    else:
-        diagonal = precision if len(precision) else torch.full((size,), ridge, dtype=torch.float64)
-        upper = torch.diag(diagonal.sqrt())
-    if readout.bias is None:
-        return upper
-    return torch.block_diag(torch.full((1, 1), 1e-6, dtype=torch.float64), upper)
 
 
 def with_bias(made: Design, graph: Graph, readout: LinearReadout) -> Design:
@@ -324,7 +303,15 @@ def restore(readout: LinearReadout, kept: tuple[Tensor, Tensor | None], members:
     readout.member_weights = members
 
 
-def batches(structures: Any) -> Iterator[list[Structure]]:
+def _numbers(value: Any) -> np.ndarray:
+    """As an array of numbers; not numbers at all become NaN."""
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
+
+
+def batches(structures: Iterable[Structure]) -> Iterator[list[Structure]]:
     """Structures in their order, a few at a time: at least :data:`BATCH` atoms."""
     held: list[Structure] = []
     for structure in structures:
