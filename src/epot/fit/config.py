@@ -22,14 +22,17 @@ from .recipe import Stage, check_order, offsets_of
 STAGES = {
     "offsets": "FitOffsets",
     "sparse": "SelectSparse",
+    "standardize": "FitStatistics",
+    "kernel": "FitKernel",
+    "topology": "FindTopology",
     "solve": "Solve",
     "descend": "Descend",
     "posterior": "Posterior",
     "calibrate": "Calibrate",
 }
 RECIPES = {
-    "solve": ("offsets", "sparse", "solve", "posterior", "calibrate"),
-    "descend": ("offsets", "descend", "posterior", "calibrate"),
+    "solve": ("offsets", "sparse", "standardize", "kernel", "solve", "posterior", "calibrate"),
+    "descend": ("offsets", "topology", "standardize", "descend", "posterior", "calibrate"),
 }
 KEYS = ("train", "valid", "model", "stages", "seed", "device", "out", "targets", "holdout", *STAGES)
 """What a configuration file may hold; a section of a stage's name changes that stage's settings."""

@@ -28,7 +28,9 @@ class Case:
 
     Args:
         potential: any. A readout whose weights are all zero (no fit yet) gets random ones in the copies.
-        structures: on what to check it, by name; None for :func:`epot.testing.systems.systems` of its elements.
+        structures: on what to check it, by name; None for what its method ``examples()`` gives, or for
+            :func:`epot.testing.systems.systems` of its elements, of these the open or the periodic ones only where it
+            (or its descriptor) says ``axes = "open"`` or ``"periodic"``.
         seed: of every random choice.
 
     Attributes:
@@ -46,9 +48,12 @@ class Case:
         self.potential = copy.deepcopy(self.native).double()
         for parameter in self.potential.parameters():
             parameter.requires_grad_(parameter.dtype.is_floating_point)
+        if structures is None:
+            structures = next((m.examples() for m in potential.modules() if hasattr(m, "examples")), None)
         given = {} if structures is None else {name: bare(s) for name, s in structures.items()}
+        self.axes = next((m.axes for m in potential.modules() if getattr(m, "axes", None)), None)
         self.elements = _elements(potential, given)
-        self.systems = given or systems(self.elements[:6], seed)
+        self.systems = given or self._suitable(systems(self.elements[:6], seed))
         self.cutoff = float(potential.cutoff)
 
     def rng(self) -> np.random.Generator:
@@ -56,15 +61,21 @@ class Case:
         return np.random.default_rng(self.seed)
 
     def molecule(self) -> Structure:
-        """An open system of at least two atoms."""
+        """An open system of at least two atoms (any, for a potential of periodic systems)."""
         found = (s for s in self.systems.values() if not s.pbc.any() and 1 < len(s) <= 40)
-        return next(found, systems(self.elements[:6], self.seed)["molecule"])
+        made = self._suitable(systems(self.elements[:6], self.seed))
+        return next(found, next(iter(made.values())))
 
     def periodic(self, along: int = 1) -> dict[str, Structure]:
         """The systems that are periodic along at least so many axes."""
         found = {name: s for name, s in self.systems.items() if s.pbc.sum() >= along}
-        made = systems(self.elements[:6], self.seed)
+        made = self._suitable(systems(self.elements[:6], self.seed))
         return found or {name: s for name, s in made.items() if s.pbc.sum() >= along}
+
+    def _suitable(self, made: dict[str, Structure]) -> dict[str, Structure]:
+        """Without those that the potential refuses for their boundaries."""
+        kept = {"open": lambda s: not s.pbc.any(), "periodic": lambda s: bool(s.pbc.all())}.get(self.axes or "")
+        return made if kept is None else {name: s for name, s in made.items() if kept(s)}
 
     def graph(self, structures: Structure | Sequence[Structure]) -> Graph:
         return build(structures, self.cutoff)

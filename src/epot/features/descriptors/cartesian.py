@@ -40,6 +40,7 @@ class Cartesian(Descriptor):
     """
 
     whole: ClassVar[bool] = True
+    axes: ClassVar[str] = "open"
     exempt: ClassVar[dict[str, str]] = MOLECULES | BROKEN
     CITATION: ClassVar[str] = """@article{Behler2007,
   author = {Behler, J{\\"o}rg and Parrinello, Michele},

@@ -47,6 +47,7 @@ class CoulombMatrix(Descriptor):
     """
 
     whole: ClassVar[bool] = True
+    axes: ClassVar[str] = "open"
     CITATION: ClassVar[str] = """@article{Rupp2012,
   author = {Rupp, Matthias and Tkatchenko, Alexandre and M{\\"u}ller, Klaus-Robert and von Lilienfeld, O. Anatole},
   title = {Fast and Accurate Modeling of Molecular Atomization Energies with Machine Learning},

@@ -35,13 +35,15 @@ class Distances(Descriptor):
     """
 
     whole: ClassVar[bool] = True
+    axes: ClassVar[str] = "open"
     exempt: ClassVar[dict[str, str]] = MOLECULES
     CITATION: ClassVar[str] = """@article{Hansen2015,
   author = {Hansen, Katja and Biegler, Franziska and Ramakrishnan, Raghunathan and Pronobis, Wiktor and
     von Lilienfeld, O. Anatole and M{\\"u}ller, Klaus-Robert and Tkatchenko, Alexandre},
   title = {Machine Learning Predictions of Molecular Properties: Accurate Many-Body Potentials and Nonlocality in
     Chemical Space},
-  journal = {J. Phys. Chem. Lett.}, volume = {6}, pages = {2326--2331}, year = {2015}, doi = {10.1021/acs.jpclett.5b00831}
+  journal = {J. Phys. Chem. Lett.}, volume = {6}, pages = {2326--2331}, year = {2015},
+  doi = {10.1021/acs.jpclett.5b00831}
 }"""
 
     def __init__(

@@ -35,6 +35,7 @@ class SineMatrix(CoulombMatrix):
         ConfigError: an argument is out of range.
     """
 
+    axes: ClassVar[str] = "periodic"
     CITATION: ClassVar[str] = """@article{Faber2015,
   author = {Faber, Felix and Lindmaa, Alexander and von Lilienfeld, O. Anatole and Armiento, Rickard},
   title = {Crystal structure representations for machine learning models of formation energies},
@@ -50,7 +51,7 @@ class SineMatrix(CoulombMatrix):
     ) -> None:
         super().__init__(elements, n_atoms_max, kind, unit)
         one_cell = "one row describes a whole cell, and depends on which vectors span it"
-        self.exempt = {
+        self.exempt = {  # type: ignore[misc]
             "supercells": one_cell,
             "cell_choice": one_cell,
             "few_atoms": "it is of crystals: structures with an open axis are refused",
