@@ -2,7 +2,7 @@
 
 J. S. Smith, O. Isayev, A. E. Roitberg, Chem. Sci. 8, 3192 (2017), doi:10.1039/C6SC05720A, Eqs. 3 and 4; constants of
 ANI-1x (J. Chem. Phys. 148, 241733 (2018)) and ANI-2x (J. Chem. Theory Comput. 16, 4192 (2020)), and two factors that
-the codes have and the papers do not (:data:`epot.features.aev_kernels.RADIAL`, :data:`~epot.features.aev_kernels.BENT`):
+the codes have and the papers do not (:data:`epot.features.aev_kernels.RADIAL`, ``BENT``):
 
     G^R = 1/4 sum_j exp(-eta (r_ij - R_s)^2) fc(r_ij)
     G^A = 2 sum_(j<k) ((1 + cos(theta - theta_s)) / 2)^zeta exp(-eta ((r_ij + r_ik)/2 - R_s)^2) fc(r_ij) fc(r_ik)
@@ -81,9 +81,7 @@ class AEV(Descriptor):
   journal = {Chem. Sci.}, volume = {8}, pages = {3192}, year = {2017}, doi = {10.1039/C6SC05720A}
 }"""
 
-    radial_centers: Tensor
-    angular_centers: Tensor
-    section_centers: Tensor
+    precision: Tensor
 
     def __init__(
         self,
@@ -126,12 +124,9 @@ class AEV(Descriptor):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"AEV's {name} is {getattr(self, name)}; it must be above 0.")
         self._window = window(cutoff_function)
-        for name, values in (
-            ("radial_centers", self.radial_shifts),
-            ("angular_centers", self.angular_shifts),
-            ("section_centers", self.sections),
-        ):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float64)[:, None], persistent=False)
+        # of the computation; constants are made of the full numbers in whatever it is, converted back and forth or not
+        self.register_buffer("precision", torch.zeros((), dtype=torch.float64), persistent=False)
+        self._made: dict[tuple[torch.dtype, torch.device], kernels.Constants] = {}
 
     @classmethod
     def tiny(cls) -> AEV:
@@ -166,16 +161,20 @@ class AEV(Descriptor):
             return kernels.jacobian(kept, where, c, kinds, self.n_species)
 
     def _prepare(self, graph: Graph) -> tuple[Tensor, Layout]:
-        vectors = graph.vectors().to(self.radial_centers.dtype)
+        vectors = graph.vectors().to(self.precision.dtype)
         distances = vectors.detach().square().sum(1).sqrt()
         species, dtype = self.species(graph), vectors.dtype
         return vectors, layout(graph, species, distances, self.n_species, self.angular_cutoff, dtype)
 
     def _constants(self) -> kernels.Constants:
-        return kernels.Constants(
-            self.cutoff, self.radial_eta, self.radial_centers, self.angular_cutoff, self.angular_eta, self.zeta,
-            self.angular_centers, self.section_centers, self._window,
-        )  # fmt: skip
+        key = self.precision.dtype, self.precision.device
+        if key not in self._made:
+            column = lambda values: self.precision.new_tensor(values)[:, None]  # noqa: E731
+            self._made[key] = kernels.Constants(
+                self.cutoff, self.radial_eta, column(self.radial_shifts), self.angular_cutoff, self.angular_eta,
+                self.zeta, column(self.angular_shifts), column(self.sections), self._window,
+            )  # fmt: skip
+        return self._made[key]
 
 
 class _Rows(torch.autograd.Function):
