@@ -106,7 +106,7 @@ class AngularFunction:
         found["lambda_"] = found.pop("lambda")
         if found["eta"] < 0 or found["zeta"] < 1 or abs(found["lambda_"]) > 1 or not found["cutoff"] > 0:
             raise ConfigError(
-                f"An angular function needs eta >= 0, zeta >= 1, lambda in [-1, 1] and a cutoff above 0; given: {given}."
+                f"An angular function needs eta >= 0, zeta >= 1, lambda in [-1, 1] and cutoff > 0; given: {given}."
             )
         return cls(**found)
 
