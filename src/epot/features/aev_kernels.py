@@ -328,5 +328,5 @@ def jacobian(kept: Kept, where: Layout, c: Constants, kinds: Tensor, n_elements:
             along = common + (slope[mine] * window[other]).view(-1, 1, 1) * product
             found = to.view(-1, 3, 1, 1) * along.unsqueeze(1) + sideways.view(-1, 3, 1, 1) * turned.unsqueeze(1)
             angular.index_add_(0, pair * pairs_of_elements + which, found)
-    angular = angular.view(n_pairs, pairs_of_elements, 3, -1).transpose(1, 2).reshape(n_pairs, 3, -1)
-    return torch.cat([radial.transpose(1, 2).reshape(n_pairs, 3, -1), angular], 2)
+    angular = angular.view(n_pairs, pairs_of_elements, 3, len(c.angular_shifts) * len(c.sections))
+    return torch.cat([part.transpose(1, 2).flatten(2) for part in (radial, angular)], 2)

@@ -108,6 +108,7 @@ def from_torchani(
             hidden={e: [len(w) for w in members[0][e].weights[:-1]] for e in elements},
             activation=activation or ("celu" if biased else "gelu"),
             n_members=len(members),
+            standardized=False,
             cutoff_function=cutoff_function or ("cosine" if biased else "exponential"),
             descriptor=_constants(state, cutoff, angular_cutoff),
         )

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..blocks.element_networks import ElementCommittee, ElementNetworks
 from ..blocks.readout import LinearReadout
+from ..blocks.standardize import Standardize
 from ..elements import SYMBOLS, to_number
 from ..errors import ConfigError
 from ..features.descriptor import make
@@ -45,6 +46,8 @@ class ANI(Potential):
         activation: ``"gelu"``, ``"silu"``; ``"celu"`` in the published models, whose second derivative jumps.
         n_members: more than 1 makes a committee: that many networks for each element, each fitted by itself; the
             energy is their mean.
+        standardized: symmetry functions are shifted and scaled by their statistics over the training set, for each
+            element by itself; the published models are not.
         cutoff_function: of the symmetry functions: ``"exponential"`` is smooth; ``"cosine"`` in the published models.
         descriptor: what replaces the symmetry functions of ``layout``, by name or configuration; of the latter what is
             left out is taken from the arguments above.
@@ -71,6 +74,7 @@ class ANI(Potential):
         hidden: str | Sequence[int] | Mapping[str, Sequence[int]] = (128, 96, 64),
         activation: str = "gelu",
         n_members: int = 1,
+        standardized: bool = True,
         cutoff_function: str = "exponential",
         descriptor: str | Mapping[str, Any] = "aev",
     ) -> None:
@@ -89,7 +93,11 @@ class ANI(Potential):
         if settings.get("name") == "aev":
             settings = {"layout": layout, "cutoff_function": cutoff_function} | settings
         self.descriptor = make(settings, self.elements).float()
-        self.cutoff = self.descriptor.cutoff
+        if self.descriptor.whole:
+            raise ConfigError(f"ANI needs a descriptor of atoms; {settings.get('name')!r} describes whole structures.")
+        self.cutoff, self.standardized = self.descriptor.cutoff, standardized
+        n = len(self.descriptor.elements)
+        self.standardize = Standardize(n, self.descriptor.size).float() if standardized else None
         widths = {k: self.hidden[SYMBOLS[z]] for k, z in enumerate(self.elements)}
         sizes = (len(self.elements), self.descriptor.size, widths, activation)
         self.committee = n_members > 1
@@ -105,8 +113,9 @@ class ANI(Potential):
         return cls((1, 6, 8), hidden=(8, 6), descriptor={"name": "aev"} | TINY)
 
     def forward(self, graph: Graph) -> Output:
-        rows = self.descriptor(graph)
-        species = self.descriptor.species(graph)
+        rows, species = self.descriptor(graph), self.descriptor.species(graph)
+        if self.standardize is not None:
+            rows = self.standardize(rows, species)
         if not self.committee:
             features = self.networks(rows, species)
             energy, members = self.readout(features)
