@@ -1,7 +1,7 @@
 """Rows of the linear problem for any potential with a linear readout.
 
-A potential that knows its rows in closed form has a method ``design(graph, forces=, virial=)``; for any other they
-are gradients of the summed features, many at a time.
+A potential that knows its rows in closed form has a method ``design(graph, forces=, virial=)``; for any other (and
+where it returns None) they are gradients of the summed features, many at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..errors import FitError
 from ..geometry.graph import Graph
 from ..potential import Potential
 from ..predict import _assemble, _trace
+from ..typing import Tensor
 
 __all__ = ["Design", "design", "design_by_autograd", "learned_readout", "learned_term"]
 
@@ -58,9 +59,11 @@ def design(potential: Potential, graph: Graph, *, forces: bool = True, virial: b
         FitError: there is no linear readout, or more than one.
     """
     term = learned_term(potential)
-    closed_form: Callable[..., Design] | None = getattr(term, "design", None)
+    closed_form: Callable[..., Design | None] | None = getattr(term, "design", None)
     if closed_form is not None:
-        return closed_form(graph.within(term.cutoff), forces=forces, virial=virial)
+        made = closed_form(graph.within(term.cutoff), forces=forces, virial=virial)
+        if made is not None:
+            return made
     return design_by_autograd(potential, graph, forces=forces, virial=virial)
 
 
@@ -93,13 +96,24 @@ def design_by_autograd(
     for start in range(0, size if total.requires_grad else 0, chunk):
         stop = min(start + chunk, size)
         unit = torch.eye(size, dtype=total.dtype, device=total.device)[start:stop]
-        slopes = torch.autograd.grad(
-            total, (leaves.vectors, leaves.positions, leaves.strain), unit,
-            is_grads_batched=True, retain_graph=stop < size, allow_unused=True,
-        )  # fmt: skip
+        slopes = _slopes(total, (leaves.vectors, leaves.positions, leaves.strain), unit)
         for k in range(stop - start):
             g, dx, ds = (None if s is None else s[k] for s in slopes)
             force, box, _ = _assemble(graph, leaves.vectors.detach(), g, dx, ds)
             rows[:, start + k] = force.flatten()
             strain[:, :, start + k] = box.view(-1, 9)
     return Design(sums.detach(), rows, strain if virial else None)
+
+
+def _slopes(total: Tensor, leaves: tuple[Tensor, ...], units: Tensor) -> list[Tensor | None]:
+    """Gradients of ``units @ total``, one on a first axis for each unit; derivatives by hand may not take batches."""
+    try:
+        found = torch.autograd.grad(
+            total, leaves, units, is_grads_batched=True, retain_graph=True, allow_unused=True
+        )  # fmt: skip
+        return list(found)
+    except RuntimeError as why:
+        if "atching rule" not in str(why) and "vmap" not in str(why):
+            raise
+    each = [torch.autograd.grad(total, leaves, unit, retain_graph=True, allow_unused=True) for unit in units]
+    return [None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True)]

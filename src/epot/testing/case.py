@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,10 @@ class Case:
         for parameter in self.potential.parameters():
             parameter.requires_grad_(parameter.dtype.is_floating_point)
         if structures is None:
-            structures = next((m.examples() for m in potential.modules() if hasattr(m, "examples")), None)
+            kinds: list[Any] = list(potential.modules())
+            structures = next((m.examples() for m in kinds if hasattr(m, "examples")), None)
         given = {} if structures is None else {name: bare(s) for name, s in structures.items()}
-        self.axes = next((m.axes for m in potential.modules() if getattr(m, "axes", None)), None)
+        self.axes = next((str(m.axes) for m in potential.modules() if getattr(m, "axes", None)), "")
         self.elements = _elements(potential, given)
         self.systems = given or self._suitable(systems(self.elements[:6], seed))
         self.cutoff = float(potential.cutoff)
@@ -74,7 +76,7 @@ class Case:
 
     def _suitable(self, made: dict[str, Structure]) -> dict[str, Structure]:
         """Without those that the potential refuses for their boundaries."""
-        kept = {"open": lambda s: not s.pbc.any(), "periodic": lambda s: bool(s.pbc.all())}.get(self.axes or "")
+        kept = {"open": lambda s: not s.pbc.any(), "periodic": lambda s: bool(s.pbc.all())}.get(self.axes)
         return made if kept is None else {name: s for name, s in made.items() if kept(s)}
 
     def graph(self, structures: Structure | Sequence[Structure]) -> Graph:
