@@ -135,7 +135,7 @@ def prior_rows(precision: Tensor, size: int, *, bias: bool, jitter: float, ridge
         precision: ``(size, size)``, ``(size,)`` (diagonal) or empty.
         size: weights.
         bias: whether there is one.
-        jitter: added to the diagonal, relative to it.
+        jitter: added to the diagonal, relative to its mean.
         ridge: the diagonal where there is no precision.
 
     Raises:
@@ -143,7 +143,8 @@ def prior_rows(precision: Tensor, size: int, *, bias: bool, jitter: float, ridge
     """
     precision = precision.detach().double().cpu()
     if precision.dim() == 2:
-        lower, info = torch.linalg.cholesky_ex(precision + torch.diag(jitter * precision.diagonal()))
+        lift = jitter * float(precision.diagonal().mean())
+        lower, info = torch.linalg.cholesky_ex(precision + lift * torch.eye(size, dtype=torch.float64))
         if int(info) != 0:
             raise FitError(
                 f"The kernel matrix of the {size} sparse points is singular (at point {int(info)}): some are the same, "

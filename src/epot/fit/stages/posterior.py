@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from ...blocks.readout import LinearReadout
+from ...blocks.readout import LinearReadout, prior_precision
 from ...data.structure import Structure
 from ...errors import ConfigError
 from ...geometry.graph import Graph, build
-from ...potential import Potential
+from ...potential import Potential, is_committee
 from ...predict import Prediction, predict
 from ...progress import bar
 from ...typing import Tensor
@@ -63,9 +63,7 @@ class Posterior(Stage):
     @classmethod
     def applies(cls, potential: Potential) -> bool:
         """Not to a committee, which has members of its own, nor where nothing is linear in what is learned."""
-        return readout_of(potential) is not None and not any(
-            getattr(m, "committee", False) for m in potential.modules()
-        )
+        return readout_of(potential) is not None and not is_committee(potential)
 
     def check(self, state: FitState) -> None:
         """Whether there is a linear readout.
@@ -95,7 +93,7 @@ class Posterior(Stage):
         if solved:
             factor = state.factor.double().cpu()
         else:
-            factor, prior = self._factor(gathered, readout, weights)
+            factor, prior = self._factor(gathered, prior_precision(state.potential), readout, weights)
         alpha = gathered.scale(factor)
         deviations = alpha * sample(factor, self.members, generator)
         readout.member_weights = (weights[:, None] + deviations).to(readout.weight)
@@ -112,10 +110,12 @@ class Posterior(Stage):
         order = np.random.default_rng(state.seed).permutation(len(state.train))[:most]
         return [state.train[int(k)] for k in np.sort(order)]
 
-    def _factor(self, gathered: _Gathered, readout: LinearReadout, weights: Tensor) -> tuple[Tensor, float | None]:
+    def _factor(
+        self, gathered: _Gathered, precision: Tensor, readout: LinearReadout, weights: Tensor
+    ) -> tuple[Tensor, float | None]:
         """R of data and prior together."""
         data = gathered.factor()
-        precision = readout.precision.detach().double().cpu()
+        precision = precision.detach().double().cpu()
         if precision.dim() == 2 and len(precision):
             lift = 1e-10 * float(precision.diagonal().mean())
             lower = torch.linalg.cholesky(precision + lift * torch.eye(len(precision), dtype=torch.float64))

@@ -59,7 +59,7 @@ class Solve(Stage):
             ``{"liquid": {"energy": 0.01, "forces": 0.2, "virial": 0.1}}``; what is not given keeps its default.
             A structure whose ``info`` has ``energy_sigma``, ``force_sigma`` or ``virial_sigma`` has those instead, as
             they are (eV, eV/Å, eV, without the root of its atoms); ``arrays["force_atom_sigma"]`` is for each atom.
-        jitter: added to the diagonal of the prior precision, relative to it: sparse points that are nearly the
+        jitter: added to the diagonal of the prior precision, relative to its mean: sparse points that are nearly the
             same make it singular in double precision.
         prior: precision of the weights where the readout sets none (a ridge).
         checkpoint_every: seconds between checkpoints, where the fit has a folder: an interrupted one goes on from the
