@@ -73,6 +73,14 @@ EVERYTHING = {
         {"eta": 0.2, "zeta": 4, "cutoff": 2.8, "neighbors": ["H", "H"]},
     ],
 }
+WINDOWS = {
+    "radial": [{"shape": "poly2"}, {"shape": "poly3", "asymmetric": True, "left": 0.5, "cutoff": 3.0}],
+    "angular": [
+        {"shape": "poly2", "angles": [-90, 90]},
+        {"shape": "poly2", "angles": [60, 180], "asymmetric": True, "closed": False},
+        {"shape": "poly3", "angles": [30, 130], "left": 0.4, "cutoff": 3.0, "closed": False, "neighbors": ["H", "O"]},
+    ],
+}
 
 
 def everything(**changes):
@@ -83,31 +91,43 @@ def by_loops(made, structure):
     """The definition, term by term."""
     graph = build(structure, made.cutoff)
     fade = lambda r, c: float(made.fade(torch.tensor([r], dtype=torch.float64), c)[0]) if r < c else 0.0  # noqa: E731
+    inside = lambda w, x: float(w.value(torch.tensor([x], dtype=torch.float64))[0])  # noqa: E731
     out = np.zeros((len(structure), made.size))
     vectors, numbers = graph.vectors().numpy(), structure.numbers
+
+    def radial(f, r):
+        if hasattr(f, "window"):
+            return inside(f.window, r)
+        return math.exp(-f.eta * (r - f.center) ** 2) * math.cos(f.kappa * r) * fade(r, f.cutoff)
+
+    def angular(f, sides, cosine):
+        sides = sides if f.closed else sides[:2]
+        if hasattr(f, "window"):
+            angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+            return inside(f.angles, angle) * math.prod(inside(f.window, d) for d in sides)
+        term = 2 ** (1 - f.zeta) * (1 + f.lambda_ * cosine) ** f.zeta
+        term *= math.exp(-f.eta * sum((d - f.center) ** 2 for d in sides))
+        return term * math.prod(fade(d, f.cutoff) for d in sides)
+
     for p, (i, j) in enumerate(graph.pairs.T.tolist()):
         r = float(np.linalg.norm(vectors[p]))
         for k, (elements, f) in enumerate(made._columns):
             if len(elements) == 1 and elements[0] == numbers[j]:
-                out[i, k] += math.exp(-f.eta * (r - f.center) ** 2) * math.cos(f.kappa * r) * fade(r, f.cutoff)
+                out[i, k] += radial(f, r)
         for q in range(p + 1, graph.n_pairs):
             if graph.pairs[0, q] != i:
                 break
             s, kinds = float(np.linalg.norm(vectors[q])), sorted((numbers[j], numbers[int(graph.pairs[1, q])]))
-            t = float(np.linalg.norm(vectors[q] - vectors[p]))
-            cosine = float(vectors[p] @ vectors[q]) / (r * s)
+            sides = [r, s, float(np.linalg.norm(vectors[q] - vectors[p]))]
             for k, (elements, f) in enumerate(made._columns):
                 if len(elements) == 2 and sorted(elements) == kinds:
-                    sides = [r, s, t] if f.closed else [r, s]
-                    term = 2 ** (1 - f.zeta) * (1 + f.lambda_ * cosine) ** f.zeta
-                    term *= math.exp(-f.eta * sum((d - f.center) ** 2 for d in sides))
-                    out[i, k] += term * math.prod(fade(d, f.cutoff) for d in sides)
+                    out[i, k] += angular(f, sides, float(vectors[p] @ vectors[q]) / (r * s))
     return out
 
 
 def test_values_are_the_sums_that_they_say(water):
-    made = everything()
-    assert made.size == 3 * 2 + 1 + 4 * 3 + 2
+    made = everything(**{k: [*EVERYTHING[k], *WINDOWS[k]] for k in WINDOWS})
+    assert made.size == 5 * 2 + 1 + 6 * 3 + 3
     np.testing.assert_allclose(made(build(water, 3.4)).numpy(), by_loops(made, water), atol=1e-12)
 
 
@@ -136,15 +156,20 @@ def test_jacobian_is_the_derivative(water, weighted):
     assert expected.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_twice_differentiable(water, weighted):
+def test_jacobian_of_windows(water):
+    made, graph = everything(**WINDOWS), build(water, 3.4)
+    leaf = graph.vectors().requires_grad_()
+    total = made(graph.replace(_vectors=leaf)).sum(0)
+    expected = torch.stack([torch.autograd.grad(t, leaf, retain_graph=True)[0] for t in total], -1)
+    torch.testing.assert_close(made.jacobian(graph), expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["weighted", "gaussians", "windows"])
+def test_twice_differentiable(water, kind):
     """Values, forces and Hessians, and the way of a loss on forces back to the weights."""
-    made = (
-        everything(cutoff_function="poly3", weighted=weighted)
-        if not weighted
-        else ACSF((1, 8), 3.4, 2, 1, weighted=True)
-    )
-    graph = build(water.replace(pbc=False), 3.4)
+    settings = {"weighted": {"radial": 2, "angular": 1}, "gaussians": {"cutoff_function": "poly3"}, "windows": WINDOWS}
+    made = everything(weighted=kind == "weighted", **settings[kind])
+    graph = build(Structure(water.numbers[:4], water.positions[:4]), 3.4)
 
     def rows(positions):
         return made(graph.replace(positions=positions))
@@ -289,6 +314,10 @@ def test_single_precision(water):
         ({"angular": [[0.1, 1, 2]]}, "lambda"),
         ({"angular": [{"neighbors": ["H"]}]}, "two of an angular"),
         ({"angular": [{"cutoff": 9.0}]}, "beyond"),
+        ({"angular": [{"shape": "poly9"}]}, "poly1, poly2"),
+        ({"angular": [{"shape": "poly2", "angles": [-20, 90]}]}, "around 0 or 180"),
+        ({"radial": [{"shape": "poly2", "left": 9.0}]}, "left end below"),
+        ({"radial": [{"shape": "poly2", "eta": 9.0}]}, "'eta' is no parameter"),
         ({"cutoff_function": "poly9"}, "did you mean"),
         ({"inner": 1.5}, "below 1"),
     ],

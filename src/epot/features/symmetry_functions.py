@@ -125,11 +125,7 @@ def _settings(kind: Any, given: Any, cutoff: float) -> dict[str, Any]:
         raise ConfigError(
             f"A symmetry function is ({', '.join(kind.SHORT)}) or a mapping of {', '.join(kind.KEYS)}; given: {given}."
         )
-    neighbors = tuple(sorted(to_number(z) for z in found.pop("neighbors", ())))
-    if neighbors and len(neighbors) != (1 if kind is RadialFunction else 2):
-        raise ConfigError(
-            f"neighbors are one element of a radial, two of an angular function; given: {names(neighbors)}."
-        )
+    neighbors = neighbors_of(found, 1 if kind is RadialFunction else 2)
     made: dict[str, Any] = {
         k: found.get(k, cutoff if k == "cutoff" else DEFAULTS.get(k)) for k in kind.KEYS if k != "neighbors"
     }
@@ -140,6 +136,18 @@ def _settings(kind: Any, given: Any, cutoff: float) -> dict[str, Any]:
     if not all(math.isfinite(v) for v in made.values()):
         raise ConfigError(f"Parameters of a symmetry function are finite; given: {given!r}.")
     return made | {"neighbors": neighbors}
+
+
+def neighbors_of(given: Mapping[str, Any], n: int) -> tuple[int, ...]:
+    """Atomic numbers of the neighbors that a function is meant for; empty for all.
+
+    Raises:
+        ConfigError: not n of them.
+    """
+    found = tuple(sorted(to_number(z) for z in given.get("neighbors", ())))
+    if len(found) not in (0, n):
+        raise ConfigError(f"neighbors are one element of a radial, two of an angular function; given: {names(found)}.")
+    return found
 
 
 def radial_grid(cutoff: float, n: int) -> list[RadialFunction]:

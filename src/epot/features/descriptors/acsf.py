@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,8 @@ from ...elements import names
 from ...errors import ConfigError
 from ...geometry.graph import Graph
 from ...typing import Float, Int, Tensor
+from ..compact_functions import CompactAngular, CompactFamily, CompactRadial, compact_values
+from ..cutoff import CutoffFunction
 from ..cutoff import cutoff_function as fade_of
 from ..descriptor import Descriptor
 from ..symmetry_functions import (
@@ -34,7 +37,7 @@ from ..symmetry_functions import (
     radial_values,
 )
 from ..triple_jacobian import triple_jacobian
-from ..triple_sums import triple_sums
+from ..triple_sums import Family, triple_sums
 from ..triples import Layout
 
 Functions = int | Sequence[Any]
@@ -51,7 +54,8 @@ class ACSF(Descriptor):
             ``cutoff``, ``neighbors`` (one element; all if not given). 1/Å^2, Å, 1/Å, Å.
         angular: how many radial extents a grid of G4 has (6 n functions for each pair of elements; 0 for none), or the
             functions: ``(eta, zeta, lambda)`` for a G4, or mappings with ``eta``, ``zeta``, ``lambda``, ``center``,
-            ``closed`` (False for G5), ``cutoff``, ``neighbors`` (two elements).
+            ``closed`` (False for G5), ``cutoff``, ``neighbors`` (two elements). Mappings with ``shape`` are windows
+            instead of Gaussians (:mod:`epot.features.compact_functions`).
         cutoff_function: one of :data:`epot.features.cutoff.CUTOFFS`.
         inner: share of each cutoff within which the cutoff function is 1 (n2p2's alpha).
         weighted: neighbors of all elements are counted together, each with its atomic number as weight (two, with their
@@ -86,13 +90,14 @@ class ACSF(Descriptor):
         self.radial, self.angular, self.weighted = _plain(radial), _plain(angular), weighted
         self.cutoff_function, self.inner, self.fade = cutoff_function, inner, fade_of(cutoff_function, inner)
         if isinstance(radial, int):
-            self.radial_functions = radial_grid(cutoff, radial) if radial else []
+            self.radial_functions: list[Any] = radial_grid(cutoff, radial) if radial else []
         else:
-            self.radial_functions = [RadialFunction.of(f, cutoff) for f in radial]
+            self.radial_functions = [(CompactRadial if _compact(f) else RadialFunction).of(f, cutoff) for f in radial]
         if isinstance(angular, int):
-            self.angular_functions = angular_grid(cutoff, angular) if angular else []
+            self.angular_functions: list[Any] = angular_grid(cutoff, angular) if angular else []
         else:
-            self.angular_functions = [AngularFunction.of(f, cutoff) for f in angular]
+            kinds = [CompactAngular if _compact(f) else AngularFunction for f in angular]
+            self.angular_functions = [kind.of(f, cutoff) for kind, f in zip(kinds, angular, strict=True)]
         reach = [f.cutoff for f in self.radial_functions] + [f.cutoff for f in self.angular_functions]
         if not reach:
             raise ConfigError("ACSF needs at least one radial or angular function.")
@@ -110,30 +115,33 @@ class ACSF(Descriptor):
     def _arrange(self) -> None:
         """Which functions are evaluated together, and where each column is found in what they give."""
         places: dict[tuple, int] = {}  # of (neighbors, function) among everything that is evaluated
-        radial = list(dict.fromkeys(_bare(f) for f in self.radial_functions))
         channels: list[tuple[int, ...]] = [()] if self.weighted else [(z,) for z in self.elements]
-        for place in itertools.product(channels, radial):
+        radial = list(dict.fromkeys(replace(f, neighbors=()) for f in self.radial_functions))
+        self._gaussians = [f for f in radial if isinstance(f, RadialFunction)]
+        self._windows = [f for f in radial if isinstance(f, CompactRadial)]
+        for place in itertools.product(channels, [*self._gaussians, *self._windows]):
             places[place] = len(places)
-        self._radial = radial
-        self._groups: list[tuple[AngularFamily, Tensor]] = []
-        for closed, cutoff in dict.fromkeys((f.closed, f.cutoff) for f in self.angular_functions):
-            of_group = [f for f in self.angular_functions if (f.closed, f.cutoff) == (closed, cutoff)]
-            exponents = list(dict.fromkeys((f.eta, f.center) for f in of_group))
-            powers = list(dict.fromkeys((f.lambda_, f.zeta) for f in of_group))
-            kinds = self._kinds(of_group)
-            for at, (eta, center), (sign, zeta) in itertools.product(kinds, exponents, powers):
-                places[at, AngularFunction(eta, zeta, sign, center, closed, cutoff)] = len(places)
-            self._groups.append((AngularFamily(exponents, powers, closed, cutoff, self.fade), self._table(kinds)))
+        self._groups: list[tuple[Family, float, Tensor]] = []
+        groups: dict[tuple, list[Any]] = {}
+        for f in self.angular_functions:
+            own = f.cutoff if isinstance(f, AngularFunction) else None  # windows of all sizes go together
+            groups.setdefault((type(f), f.closed, own), []).append(f)
+        for functions in groups.values():
+            family, products = _family(functions, self.fade)
+            kinds = self._kinds(functions)
+            for at, product in itertools.product(kinds, products):
+                places[at, product] = len(places)
+            self._groups.append((family, max(f.cutoff for f in functions), self._table(kinds)))
         self._columns: list[tuple[tuple[int, ...], Any]] = [
             (c, f) for c in channels for f in self.radial_functions if f.neighbors in ((), c)
         ]
         pairs: list[Any] = [()] if self.weighted else list(itertools.combinations_with_replacement(self.elements, 2))
         self._columns += [(c, f) for c in pairs for f in self.angular_functions if _meant(f, c)]
-        chosen = torch.tensor([places[c, _bare(f)] for c, f in self._columns])
+        chosen = torch.tensor([places[c, replace(f, neighbors=())] for c, f in self._columns])
         self.register_buffer("chosen", chosen, persistent=False)
         self._in_order = len(places) == len(chosen) and bool((chosen.diff() == 1).all())
 
-    def _kinds(self, functions: Sequence[AngularFunction]) -> list[tuple[int, ...]]:
+    def _kinds(self, functions: Sequence[Any]) -> list[tuple[int, ...]]:
         if self.weighted:
             return [()]
         pairs = itertools.combinations_with_replacement(self.elements, 2)
@@ -160,18 +168,22 @@ class ACSF(Descriptor):
     def forward(self, graph: Graph) -> Float[Tensor, "atoms size"]:
         species = self.species(graph)
         parts = []
-        if self._radial:
-            vectors = graph.vectors().to(self.weights.dtype)
-            values = radial_values(vectors.square().sum(1).sqrt(), self._radial, self.fade)
+        if self._gaussians or self._windows:
+            values = self._radial_values(graph.vectors().to(self.weights.dtype).square().sum(1).sqrt())
             row, weights, rows = self._channels(graph, species)
             values = values.T if weights is None else values.T * weights[:, None]
-            sums = values.new_zeros(rows, len(self._radial)).index_add(0, row, values)
+            sums = values.new_zeros(rows, values.shape[1]).index_add(0, row, values)
             parts.append(sums.view(graph.n_atoms, -1))
-        for family, kinds in self._groups:
-            near = graph.within(family.cutoff)
+        for family, cutoff, kinds in self._groups:
+            near = graph.within(cutoff)
             vectors = near.vectors().to(self.weights.dtype)
             parts.append(triple_sums(near, vectors, family, self._layout(species, kinds)).flatten(1))
         return self._choose(torch.cat(parts, 1))
+
+    def _radial_values(self, r: Tensor, slopes: bool = False) -> Float[Tensor, "functions pairs"]:
+        found = [radial_values(r, self._gaussians, self.fade, slopes)] if self._gaussians else []
+        found += [compact_values(r, self._windows, slopes)] if self._windows else []
+        return torch.cat(found) if len(found) > 1 else found[0]
 
     def _choose(self, found: Tensor) -> Tensor:
         return found if self._in_order else found.index_select(-1, self.chosen)
@@ -194,17 +206,17 @@ class ACSF(Descriptor):
         species = self.species(graph)
         vectors = graph.vectors().to(self.weights.dtype)
         parts = []
-        if self._radial:
+        if self._gaussians or self._windows:
             r = vectors.square().sum(1).sqrt()
-            slopes = radial_values(r, self._radial, self.fade, slopes=True)
+            slopes = self._radial_values(r, slopes=True)
             row, weights, rows = self._channels(graph, species)
             slopes = slopes / r if weights is None else slopes * (weights / r)
-            found = vectors.new_zeros(graph.n_pairs, rows // max(graph.n_atoms, 1), 3, len(self._radial))
+            found = vectors.new_zeros(graph.n_pairs, rows // max(graph.n_atoms, 1), 3, len(slopes))
             at = torch.arange(graph.n_pairs, device=row.device)
             found[at, row % found.shape[1]] = vectors[:, :, None] * slopes.T[:, None]
             parts.append(found.transpose(1, 2).flatten(2))
-        for family, kinds in self._groups:
-            near = (vectors.square().sum(1) < family.cutoff**2).nonzero()[:, 0]
+        for family, cutoff, kinds in self._groups:
+            near = (vectors.square().sum(1) < cutoff**2).nonzero()[:, 0]
             inside = graph.replace(
                 pairs=graph.pairs[:, near], shifts=graph.shifts[near], _vectors=graph.vectors().detach()[near]
             )
@@ -220,10 +232,25 @@ def _plain(given: Functions) -> Any:
     return [dict(f) if isinstance(f, Mapping) else list(f) if isinstance(f, Sequence) else f for f in given]
 
 
-def _bare(function: Any) -> Any:
-    """The function whichever neighbors it is meant for."""
-    return type(function)(*[v for k, v in vars(function).items() if k != "neighbors"])
+def _compact(given: Any) -> bool:
+    return isinstance(given, Mapping) and "shape" in given
 
 
-def _meant(function: AngularFunction, pair: tuple[int, ...]) -> bool:
+def _family(functions: Sequence[Any], fade: CutoffFunction) -> tuple[Family, list[Any]]:
+    """What evaluates functions of one kind together, and all that it gives in its order."""
+    first = functions[0]
+    if isinstance(first, CompactAngular):
+        windows, angles = (list(dict.fromkeys(t)) for t in zip(*((f.window, f.angles) for f in functions), strict=True))
+        family: Family = CompactFamily(windows, angles, first.closed)
+        return family, [CompactAngular(w, a, first.closed) for w, a in itertools.product(windows, angles)]
+    exponents = list(dict.fromkeys((f.eta, f.center) for f in functions))
+    powers = list(dict.fromkeys((f.lambda_, f.zeta) for f in functions))
+    family = AngularFamily(exponents, powers, first.closed, first.cutoff, fade)
+    return family, [
+        AngularFunction(eta, zeta, sign, center, first.closed, first.cutoff)
+        for (eta, center), (sign, zeta) in itertools.product(exponents, powers)
+    ]
+
+
+def _meant(function: Any, pair: tuple[int, ...]) -> bool:
     return function.neighbors in ((), tuple(sorted(pair)))
