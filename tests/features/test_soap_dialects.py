@@ -70,7 +70,8 @@ def test_dscribe_counts_neighbors_beyond_its_cutoff():
     soap = Soap((14,), cutoff=4.0, sigma=0.5, dialect="dscribe", n_max=3, l_max=2)
     assert abs(soap.cutoff - (4.0 + 0.5 * np.sqrt(-2 * np.log(0.001)))) < 1e-12
     again = Soap(**{k: v for k, v in soap.config().items() if k != "name"})
-    assert again.cutoff == soap.cutoff and again.config() == soap.config()
+    assert again.cutoff == soap.cutoff
+    assert again.config() == soap.config()
 
     def spectrum(distance, **change):
         made = Soap((14,), cutoff=4.0, sigma=0.5, dialect="dscribe", n_max=3, l_max=2, **change)

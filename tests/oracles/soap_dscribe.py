@@ -18,8 +18,9 @@ SMALL = {"r_cut": 4.0, "n_max": 3, "l_max": 3, "sigma": 0.4}
 CASES = {
     "gto": {}, "gto_fine": {"n_max": 8, "l_max": 6, "r_cut": 5.0, "sigma": 0.5},
     "polynomial": {"rbf": "polynomial"}, "polynomial_fine": {"rbf": "polynomial", "n_max": 5, "l_max": 6},
-    "poly": {"weighting": POLY}, "pow": {"weighting": POW}, "exp": {"weighting": EXP}, "own": {"weighting": {"w0": 0.4}},
-    "pow_own": {"weighting": POW | {"w0": 0.3}}, "inner": {"average": "inner"}, "outer": {"average": "outer"},
+    "poly": {"weighting": POLY}, "pow": {"weighting": POW}, "exp": {"weighting": EXP},
+    "own": {"weighting": {"w0": 0.4}}, "pow_own": {"weighting": POW | {"w0": 0.3}},
+    "inner": {"average": "inner"}, "outer": {"average": "outer"},
     "mu2": {"compression": {"mode": "mu2"}}, "mu1nu1": {"compression": {"mode": "mu1nu1"}},
     "crossover": {"compression": {"mode": "crossover"}},
     "weighted": {"compression": {"mode": "off", "species_weighting": WEIGHTS}},

@@ -44,7 +44,7 @@ class _Solid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, l_max: int) -> Tensor:
-        values = _recursion(vectors.detach(), l_max)
+        values = solid_recursion(vectors.detach().T.contiguous(), l_max)
         ctx.save_for_backward(vectors, values)
         ctx.l_max = l_max
         return values
@@ -59,24 +59,28 @@ class _Solid(torch.autograd.Function):
 
 def pull_harmonics(values: Tensor, grads: Tensor, l_max: int) -> Float[Tensor, "3 points"]:
     """``sum_q grads_q dS_q/dr`` from all ``S_q`` and their gradients, ``(components, points)``."""
-    lower = n_harmonics(l_max - 1) if l_max else 0
-    found = _pulling_matrix(l_max, values.dtype, values.device) @ grads
-    return (found.view(3, lower, grads.shape[1]) * values[:lower]).sum(1)
+    total = grads.new_zeros(3, grads.shape[1])
+    for degree, matrix in enumerate(_pulling_matrices(l_max, grads.dtype, grads.device), 1):
+        lower = values[(degree - 1) ** 2 : degree**2]
+        found = matrix @ grads[degree**2 : (degree + 1) ** 2]
+        total = total + (found.view(3, *lower.shape) * lower).sum(1)
+    return total
 
 
 @lru_cache(maxsize=32)
-def _pulling_matrix(l_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The three derivative matrices, transposed and stacked, ``(3 components(l_max - 1), components(l_max))``."""
-    matrices = derivative_matrices(l_max).to(dtype=dtype, device=device)
-    return matrices.transpose(1, 2).reshape(-1, n_harmonics(l_max)).contiguous()
+def _pulling_matrices(l_max: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """For each degree from 1 the derivative matrices, transposed and stacked, ``(3 (2l - 1), 2l + 1)``."""
+    all_degrees = derivative_matrices(l_max).to(dtype=dtype, device=device)
+    blocks = [all_degrees[:, n**2 : (n + 1) ** 2, (n - 1) ** 2 : n**2] for n in range(1, l_max + 1)]
+    return [b.transpose(1, 2).reshape(-1, b.shape[1]).contiguous() for b in blocks]
 
 
-def _recursion(vectors: Tensor, l_max: int) -> Tensor:
-    """All ``S_lm``, ``(components, points)``, degree by degree from the two degrees below."""
-    x, y, z = vectors.T.contiguous()
-    out = vectors.new_empty(n_harmonics(l_max), vectors.shape[0])
+def solid_recursion(vectors: Float[Tensor, "3 points"], l_max: int, out: Tensor | None = None) -> Tensor:
+    """All ``S_lm``, ``(components, points)``, degree by degree from the two degrees below, without autograd."""
+    x, y, z = vectors
+    out = vectors.new_empty(n_harmonics(l_max), vectors.shape[1]) if out is None else out
     out[0] = 1 / math.sqrt(4 * math.pi)
-    square = vectors.square().sum(1)
+    square = vectors.square().sum(0)
     tables = _recursion_tables(l_max)
     before, last = None, out[0:1]
     for degree in range(1, l_max + 1):
@@ -161,7 +165,7 @@ class Angular(NamedTuple):
 
 def harmonics_with_gradients(units: Tensor, distances: Tensor, l_max: int) -> Angular:
     """``Y_lm(r/|r|)`` ``(components, points)`` and ``dY_lm/dr`` ``(3, components, points)``, without autograd."""
-    values = _recursion(units, l_max)
+    values = solid_recursion(units.T.contiguous(), l_max)
     lower = values[: n_harmonics(l_max - 1)] if l_max else values[:0]
     polynomial = torch.stack([m @ lower for m in derivative_matrices(l_max).to(values)])
     along = units.T.contiguous()

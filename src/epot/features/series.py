@@ -56,7 +56,7 @@ class ChebyshevSeries(nn.Module):
 
     def with_derivative(self, r: Float[Tensor, " points"]) -> tuple[Tensor, Tensor]:
         """Values and d/dr, without autograd."""
-        t = _polynomials(r, self.cutoff, self.tables.shape[2])
+        t = polynomials(r, self.cutoff, self.tables.shape[2])
         both = self.tables[:2].reshape(-1, t.shape[0]) @ t
         value, slope = both.split(self.n_functions)
         return value, slope
@@ -82,10 +82,10 @@ def _fit(function: Callable[[np.ndarray], np.ndarray], cutoff: float, tolerance:
     )
 
 
-def _polynomials(r: Tensor, cutoff: float, terms: int) -> Tensor:
+def polynomials(r: Tensor, cutoff: float, terms: int, out: Tensor | None = None) -> Tensor:
     """``T_k(2 r / cutoff - 1)``, ``(terms, points)``, by the recurrence ``T_(k+1) = 2 x T_k - T_(k-1)``."""
     x = (r * (2 / cutoff) - 1).clamp(-1, 1)
-    out = x.new_empty(terms, x.shape[0])
+    out = x.new_empty(terms, x.shape[0]) if out is None else out
     out[0] = 1
     out[1] = x
     known = 1  # T_(n+k) = 2 T_n T_k - T_(n-k): each round doubles what is known
@@ -101,7 +101,7 @@ def _polynomials(r: Tensor, cutoff: float, terms: int) -> Tensor:
 class _Series(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, r: Tensor, tables: Tensor, cutoff: float, order: int) -> Tensor:
-        t = _polynomials(r.detach(), cutoff, tables.shape[2])
+        t = polynomials(r.detach(), cutoff, tables.shape[2])
         ctx.save_for_backward(r, t, tables)
         ctx.cutoff, ctx.order = cutoff, order
         return tables[order] @ t

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..typing import Float, Tensor
 from .angular import n_harmonics
+from .scratch import Scratch
 from .soap_layout import Layout
 
 
@@ -28,6 +29,8 @@ class Contraction(nn.Module):
 
     weights: Tensor
     index: Tensor
+    place: Tensor
+    doubled: Tensor
     mixing: Tensor | None
 
     def __init__(
@@ -41,6 +44,18 @@ class Contraction(nn.Module):
         self.wide = self.n_channels if compression == "off" else n_max  # columns that a row is multiplied with
         index = (made.degree * self.n_channels + made.first) * self.wide + made.second % self.wide
         self.register_buffer("index", torch.from_numpy(index), persistent=False)
+        place = np.full(len(factors) * self.n_channels * self.wide, len(index))
+        place[index] = np.arange(len(index))
+        blocks = place.reshape(-1, self.wide, self.wide)
+        mirrored = blocks.transpose(0, 2, 1)
+        twice = (blocks < len(index)) & (mirrored < len(index)) & ~np.eye(self.wide, dtype=bool)
+        self.half = compression != "mu1nu1" and not twice.any()  # one of each pair (a, b), (b, a)
+        if self.half:
+            place = np.minimum(blocks, mirrored).ravel()
+        self.register_buffer("place", torch.from_numpy(place), persistent=False)
+        doubled = np.where((made.first == made.second) & self.half, 2.0, 1.0) * made.weight
+        self.register_buffer("doubled", torch.from_numpy(doubled), persistent=False)
+        self.scratch = Scratch()
         self.register_buffer("weights", torch.from_numpy(np.asarray(made.weight)), persistent=False)
         matrix = None if mixing is None else torch.from_numpy(mixing)
         self.register_buffer("mixing", matrix, persistent=False)
@@ -71,7 +86,11 @@ class Contraction(nn.Module):
         for degree, f in enumerate(self.factors):
             left, right = self._sides(mixed[:, :, degree * degree : n_harmonics(degree)])
             found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
-        return torch.cat(found, 1).index_select(1, self.index) * self.weights
+        if torch.is_grad_enabled() and mixed.requires_grad:
+            return torch.cat(found, 1).index_select(1, self.index) * self.weights
+        everything = self.scratch.take("products", atoms, len(self.place), like=mixed)
+        torch.cat(found, 1, out=everything)
+        return everything.index_select(1, self.index).mul_(self.weights)
 
     def _sides(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """The factors of one degree."""
@@ -82,25 +101,27 @@ class Contraction(nn.Module):
             return c, c.reshape(len(c), self.n_mixed, self.n_max, -1).sum(1)
         return c, c
 
-    def _spread(self, values: Tensor) -> Float[Tensor, "points degrees channels wide"]:
-        """The inverse of picking components: zeros elsewhere."""
-        shape = (len(values), len(self.factors), self.n_channels, self.wide)
-        out = values.new_zeros(len(values), shape[1] * shape[2] * shape[3])
-        return out.index_copy_(1, self.index, values).view(shape)
+    def _symmetric(self, values: Tensor) -> Float[Tensor, "points degrees channels wide"]:
+        """``Q + Q^T`` for the matrices Q of components times weights; of ``mu1nu1`` Q alone."""
+        padded = self.scratch.take("padded", len(values), values.shape[1] + 1, like=values)
+        torch.mul(values, self.doubled, out=padded[:, :-1])
+        padded[:, -1] = 0
+        shape = (len(values), len(self.factors), self.n_channels // self.wide, self.wide, self.wide)
+        found = self.scratch.take("symmetric", len(values), len(self.place), like=values)
+        torch.index_select(padded, 1, self.place, out=found)
+        if not self.half and self.compression != "mu1nu1":
+            found = found.view(shape) + found.view(shape).transpose(3, 4)
+        return found.view(len(values), shape[1], self.n_channels, self.wide)
 
     def pull(self, mixed: Tensor, grads: Tensor) -> Tensor:
         """Gradient by the mixed coefficients from that by the products."""
-        atoms, spread, out = len(mixed), self._spread(grads * self.weights), torch.empty_like(mixed)
-        if self.compression != "mu1nu1":
-            spread = spread.view(atoms, len(self.factors), -1, self.wide, self.wide)
-            spread = spread + spread.transpose(3, 4)
+        atoms, spread, out = len(mixed), self._symmetric(grads), torch.empty_like(mixed)
         for degree, f in enumerate(self.factors):
             part = slice(degree * degree, n_harmonics(degree))
             c, q = mixed[:, :, part] * f, spread[:, degree]
             if self.compression == "mu1nu1":
-                by_sum = torch.bmm(q, self._sides(c)[1])
                 by_each = torch.bmm(q.transpose(1, 2), c)
-                out[:, :, part] = by_sum + by_each.repeat(1, self.n_mixed, 1)
+                out[:, :, part] = torch.bmm(q, self._sides(c)[1]) + by_each.repeat(1, self.n_mixed, 1)
             else:
                 found = torch.bmm(q.reshape(-1, self.wide, self.wide), c.reshape(-1, self.wide, c.shape[2]))
                 out[:, :, part] = found.view(atoms, self.n_channels, -1)
@@ -109,16 +130,16 @@ class Contraction(nn.Module):
     def unfold(self, spectra: Tensor) -> Float[Tensor, "points degrees rows channels"]:
         """``Q_l`` of ``p . q = sum_l <P_l, Q_l>``, ``P_l = f_l c (mixed c)^T``; rows are unmixed channels."""
         points, degrees, k = len(spectra), len(self.factors), self.n_channels
-        q = self._spread(spectra.to(self.weights) * self.weights)
+        q = self._symmetric(spectra.to(self.weights)) / 2
         if self.compression == "mu1nu1":
             q = q.repeat(1, 1, 1, self.n_mixed)
+            q = q + q.transpose(2, 3)
         elif self.compression == "crossover":
             blocks = q.view(points, degrees, self.n_mixed, self.n_max, self.n_max)
             q = q.new_zeros(points, degrees, self.n_mixed, self.n_max, self.n_mixed, self.n_max)
             for s in range(self.n_mixed):
                 q[:, :, s, :, s, :] = blocks[:, :, s]
             q = q.view(points, degrees, k, k)
-        q = (q + q.transpose(2, 3)) / 2
         if self.mixing is None:
             return q
         by_mixed = q.view(points, degrees, self.n_mixed, -1)

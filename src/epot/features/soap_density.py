@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,13 +19,14 @@ from ..errors import ConfigError
 from ..geometry.graph import Graph
 from ..registry import nearest
 from ..typing import Float, Int, Tensor
-from .angular import n_harmonics, pull_harmonics, spherical_harmonics
+from .angular import n_harmonics, pull_harmonics, solid_recursion, spherical_harmonics
 from .cutoff import shifted_cosine_cutoff
-from .series import ChebyshevSeries
+from .scratch import Scratch
+from .series import ChebyshevSeries, polynomials
 
-POINTS = 4096
-"""Points of a part, about: a hundred rows of numbers for each, 3 MB, stay in the cache."""
-KEPT = 16 * POINTS
+POINTS = 3000
+"""Points of a part, about: two hundred rows of numbers for each stay in the cache."""
+KEPT = 10 * POINTS
 """Points of a graph whose basis functions are kept for the backward pass (1.3 kB each) rather than made again."""
 
 
@@ -162,20 +164,19 @@ class Fade:
 
 
 class Points(NamedTuple):
-    """Basis functions at the points of a part, rows of numbers ``(.., points)``.
+    """Basis functions at the points of a part.
 
     Attributes:
-        distances: Å.
+        distances: Å, ``(points,)``.
         units: ``(3, points)``.
-        radial: with the cutoff function, ``(degrees * n_max, points)``.
-        slopes: d/dr of them.
+        series: radial functions without the cutoff function and, where wanted, their slopes,
+            ``(1 or 2, degrees * n_max, points)``.
         angular: ``Y_lm``, ``(components, points)``.
     """
 
     distances: Tensor
     units: Tensor
-    radial: Tensor
-    slopes: Tensor
+    series: Tensor
     angular: Tensor
 
 
@@ -201,6 +202,7 @@ class Density(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.elements, self.reach, self.n_max, self.l_max, self.fade = elements, reach, n_max, l_max, fade
+        self.scratch = Scratch()
         self.series = ChebyshevSeries(lambda r: radial(r).reshape(-1, len(r)), reach)
         own = torch.zeros(len(elements), len(elements), n_max, dtype=torch.float64)
         own[range(len(elements)), range(len(elements))] = torch.from_numpy(center)
@@ -213,16 +215,17 @@ class Density(nn.Module):
         """
         made = plan(graph, species, self.elements)
         vectors = graph.vectors().to(self.center.dtype)
-        if graph.first_order and vectors.requires_grad:
+        if not (torch.is_grad_enabled() and vectors.requires_grad):
+            return self.values(vectors, made, species)
+        if graph.first_order:
             return _Coefficients.apply(vectors, self, made, species)
         padded = self._padded(vectors)
         found = []
         for part in made.parts:
             v = padded.index_select(0, made.slots[part.start : part.stop])
             r = v.square().sum(1).sqrt()
-            radial = self.series(r) * self.fade(r)
-            angular = spherical_harmonics(v / r[:, None], self.l_max)
-            found.append(self._sums(part, radial, angular, species))
+            angular = spherical_harmonics(v / r[:, None], self.l_max) * self.fade(r)
+            found.append(self._sums(part, self.series(r), angular, species))
         return torch.cat(found)
 
     def _padded(self, vectors: Tensor) -> Tensor:
@@ -245,56 +248,89 @@ class Density(nn.Module):
         out[0] = out[0] + own[:, :, None]
         return torch.cat(out, 2)
 
-    def points(self, vectors: Float[Tensor, "points 3"]) -> Points:
-        """Everything at some points, with first derivatives, without autograd."""
-        across = vectors.T.contiguous()
-        r = across.square().sum(0).sqrt_()
-        across /= r
-        radial, slopes = self.series.with_derivative(r)
-        fade, steep = self.fade.with_slope(r)
-        slopes.mul_(fade).addcmul_(radial, steep)
-        return Points(r, across, radial.mul_(fade), slopes, spherical_harmonics(across.T, self.l_max))
+    def values(self, vectors: Tensor, made: Plan, species: Tensor, slopes: bool = False) -> Tensor:
+        """Coefficients without a history; with ``slopes`` the basis functions of small graphs stay in the scratch."""
+        padded, keep = self._padded(vectors.detach()), slopes and len(made.slots) <= KEPT
+        self.scratch.mark = None
+        out = padded.new_empty(len(species), self.center.shape[1], n_harmonics(self.l_max))
+        for k, part in enumerate(made.parts):
+            v = padded.index_select(0, made.slots[part.start : part.stop])
+            at = self._basis(v, keep * k, slopes=keep)
+            faded = self.scratch.take("faded", *at.angular.shape, like=v)
+            torch.mul(at.angular, self.fade(at.distances), out=faded)
+            out[part.first : part.last] = self._sums(part, at.series[0], faded, species)
+        return out
+
+    def _basis(self, vectors: Float[Tensor, "points 3"], number: int, slopes: bool) -> Points:
+        """Basis functions at some points, in the scratch under a number."""
+        points, take = len(vectors), partial(self.scratch.take, like=vectors)
+        units = take(f"units{number}", 3, points).copy_(vectors.T)
+        r = torch.linalg.vector_norm(units, dim=0, out=take(f"distances{number}", points))
+        units /= r
+        tables = self.series.tables
+        t = polynomials(r, self.reach, tables.shape[2], out=take("polynomials", tables.shape[2], points))
+        wanted, functions = 2 if slopes else 1, self.series.n_functions
+        series = take(f"series{number}", wanted * functions, points)
+        torch.mm(tables[:wanted].view(-1, tables.shape[2]), t, out=series)
+        angular = take(f"angular{number}", n_harmonics(self.l_max), points)
+        solid_recursion(units, self.l_max, out=angular)
+        return self._kept(number, points, vectors, wanted)
+
+    def _kept(self, number: int, points: int, like: Tensor, wanted: int = 2) -> Points:
+        """What :meth:`_basis` left under a number."""
+        take = partial(self.scratch.take, like=like)
+        return Points(
+            take(f"distances{number}", points),
+            take(f"units{number}", 3, points),
+            take(f"series{number}", wanted, self.series.n_functions, points),
+            take(f"angular{number}", n_harmonics(self.l_max), points),
+        )
 
     def pull(self, part: Part, at: Points, grads: Tensor) -> Float[Tensor, "3 points"]:
-        """Gradient by the vectors of a part's points from that by its coefficients."""
-        atoms, wide = part.last - part.first, at.radial.shape[1]
-        flat = at.radial.new_empty(n_harmonics(self.l_max), wide)
-        steep = torch.empty_like(flat)
+        """Gradient by the vectors of a part's points from that by its coefficients.
+
+        With ``g_m = sum_n grads_nm R_n`` and ``h_m = sum_n grads_nm R'_n``, it is
+        ``fc sum_m (h_m Y_m u + g_m dY_m/dr) + fc' sum_m g_m Y_m u``.
+        """
+        pulled = self.scratch.take("pulled", 2, *at.angular.shape, like=grads)
         for degree in range(self.l_max + 1):
             rows = slice(degree * self.n_max, (degree + 1) * self.n_max)
             to = slice(degree * degree, n_harmonics(degree))
             for species, start, stop, width in part.blocks:
                 g = grads[:, species * self.n_max : (species + 1) * self.n_max, to].transpose(1, 2)
-                for source, target in ((at.radial, flat), (at.slopes, steep)):
-                    of_r = source[rows, start:stop].view(-1, atoms, width).transpose(0, 1)
-                    target[to, start:stop].view(-1, atoms, width).copy_(torch.bmm(g, of_r).transpose(0, 1))
-        along = (at.angular * steep).sum(0)
-        across = pull_harmonics(at.angular, flat, self.l_max)
-        across -= at.units * (at.units * across).sum(0)
-        return across.div_(at.distances).addcmul_(at.units, along)
+                for k in range(2):
+                    of_r = at.series[k, rows, start:stop].view(self.n_max, -1, width).transpose(0, 1)
+                    of_y = pulled[k, to, start:stop].view(2 * degree + 1, -1, width)
+                    of_y.copy_(torch.bmm(g, of_r).transpose(0, 1))
+        across = pull_harmonics(at.angular, pulled[0], self.l_max)
+        across.addcmul_(at.units, (at.units * across).sum(0), value=-1).div_(at.distances)
+        fade, steep = self.fade.with_slope(at.distances)
+        flat, along = pulled.mul_(at.angular).sum(1)
+        along.mul_(fade).addcmul_(flat, steep)
+        return across.mul_(fade).addcmul_(at.units, along)
 
 
 class _Coefficients(torch.autograd.Function):
-    """Coefficients with a backward pass written out; small graphs keep their basis functions for it."""
+    """Coefficients with a backward pass written out; basis functions of large graphs are made again in it."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, density: Density, made: Plan, species: Tensor) -> Tensor:
-        padded = density._padded(vectors.detach())
-        keep = len(made.slots) <= KEPT
-        out, kept = [], []
-        for part in made.parts:
-            at = density.points(padded.index_select(0, made.slots[part.start : part.stop]))
-            out.append(density._sums(part, at.radial, at.angular, species))
-            kept.append(at if keep else None)
-        ctx.density, ctx.plan, ctx.kept, ctx.padded = density, made, kept, None if keep else padded
-        return torch.cat(out) if len(out) > 1 else out[0]
+        out = density.values(vectors, made, species, slopes=True)
+        ctx.density, ctx.plan, ctx.vectors = density, made, vectors.detach()
+        ctx.mark = density.scratch.mark = object()
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        density, made = ctx.density, ctx.plan
-        out = grads[0].new_empty(3, len(made.slots))
-        for part, at in zip(made.parts, ctx.kept, strict=True):
-            if at is None:
-                at = density.points(ctx.padded.index_select(0, made.slots[part.start : part.stop]))
-            out[:, part.start : part.stop] = density.pull(part, at, grads[0][part.first : part.last])
+        density, made, g = ctx.density, ctx.plan, grads[0]
+        kept = density.scratch.mark is ctx.mark and len(made.slots) <= KEPT
+        padded = density._padded(ctx.vectors)
+        out = g.new_empty(3, len(made.slots))
+        for k, part in enumerate(made.parts):
+            if kept:
+                at = density._kept(k, part.stop - part.start, g)
+            else:
+                at = density._basis(padded.index_select(0, made.slots[part.start : part.stop]), 0, slopes=True)
+                density.scratch.mark = None
+            out[:, part.start : part.stop] = density.pull(part, at, g[part.first : part.last])
         return out.index_select(1, made.points).T, None, None, None

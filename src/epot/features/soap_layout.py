@@ -99,7 +99,7 @@ def _pairs(compression: str, n_species: int) -> Iterator[tuple[int, int]]:
 
 
 def quip_order(n_channels: int, l_max: int) -> np.ndarray:
-    """Where QUIP's components are in ours: ``ours[:, quip_order(...)]`` is QUIP's vector without its last element.
+    """Where QUIP has our components: its vector, without its last element, is ``ours[:, order]``.
 
     That element, ``covariance_sigma0``, is zero unless one sets it, and ours has none.
     """
@@ -144,7 +144,7 @@ def mixing_matrix(elements: Sequence[int], wanted: int | Sequence[Sequence[float
         matrix = np.zeros(0)
     if matrix.ndim != 2 or matrix.shape[1] != len(elements) or not len(matrix) or not np.isfinite(matrix).all():
         raise ConfigError(
-            f"SOAP's mixing has the shape {matrix.shape}; expected rows of {len(elements)} finite numbers, one for each "
+            f"SOAP's mixing has the shape {matrix.shape}; expected rows of {len(elements)} finite numbers, one an "
             f"element ({names(elements)}), or how many mixtures to make."
         )
     return matrix

@@ -142,7 +142,7 @@ class Soap(Descriptor):
         return cls((1, 6, 8), 4.0, n_max=3, l_max=3)
 
     def coefficients(self, graph: Graph) -> Float[Tensor, "atoms channels components"]:
-        """``c^a_nlm`` with the atom's own density, channels (element, n), components ``l*l + l + m``. Differentiable."""
+        """``c^a_nlm``, the atom's own included; channels (element, n), components ``l*l + l + m``. Differentiable."""
         return self.density(graph, self.species(graph))
 
     def forward(self, graph: Graph) -> Float[Tensor, "atoms size"]:
