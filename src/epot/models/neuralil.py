@@ -8,7 +8,7 @@ J. Chem. Phys. 158, 204801 (2023), doi:10.1063/5.0146905 (residual core, deep en
 
 ``p_i`` is the power spectrum (:mod:`epot.features.descriptors.spherical_bessel`), ``e_Z`` a learned vector of the
 element; one network serves all elements. The paper fits forces alone by their log-cosh; here energies and forces, by
-their norms, are the default (``descend.loss="logcosh"`` and ``descend.targets=[forces]`` are the paper's), and Muon takes
+their norms, are the default (``descend.loss="logcosh"`` and ``descend.targets=[forces]`` are the paper's); Muon takes
 the place of one-cycle AdamW and VeLO.
 """
 
