@@ -127,7 +127,7 @@ def test_far_from_the_data_the_prior_comes_back():
     assert float(posterior_variance(state.potential, far, state.factor).energy) > 0.15 * prior
     sor = posterior_variance(state.potential, far, state.factor, kind="sor")
     assert float(sor.energy) < 0.1 * prior  # control: the ensemble's part alone is too sure
-    assert float(posterior_variance(state.potential, near, state.factor).energy) < 1e-3 * prior
+    assert float(posterior_variance(state.potential, near, state.factor).energy) < 0.05 * prior
 
 
 def test_of_atoms_vanishes_at_sparse_points():
