@@ -39,7 +39,7 @@ class Contraction(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.n_max, self.n_mixed, self.n_channels = n_max, n_mixed, n_mixed * n_max
-        self.compression, self.normalize = compression, normalize
+        self.compression, self.normalize, self.layout = compression, normalize, made
         self.factors = [float(f) for f in factors]
         self.wide = self.n_channels if compression == "off" else n_max  # columns that a row is multiplied with
         index = (made.degree * self.n_channels + made.first) * self.wide + made.second % self.wide
@@ -49,11 +49,11 @@ class Contraction(nn.Module):
         blocks = place.reshape(-1, self.wide, self.wide)
         mirrored = blocks.transpose(0, 2, 1)
         twice = (blocks < len(index)) & (mirrored < len(index)) & ~np.eye(self.wide, dtype=bool)
-        self.half = compression != "mu1nu1" and not twice.any()  # one of each pair (a, b), (b, a)
-        if self.half:
+        self.triangular = compression != "mu1nu1" and not twice.any()  # one of each pair (a, b), (b, a)
+        if self.triangular:
             place = np.minimum(blocks, mirrored).ravel()
         self.register_buffer("place", torch.from_numpy(place), persistent=False)
-        doubled = np.where((made.first == made.second) & self.half, 2.0, 1.0) * made.weight
+        doubled = np.where((made.first == made.second) & self.triangular, 2.0, 1.0) * made.weight
         self.register_buffer("doubled", torch.from_numpy(doubled), persistent=False)
         self.scratch = Scratch()
         self.register_buffer("weights", torch.from_numpy(np.asarray(made.weight)), persistent=False)
@@ -109,7 +109,7 @@ class Contraction(nn.Module):
         shape = (len(values), len(self.factors), self.n_channels // self.wide, self.wide, self.wide)
         found = self.scratch.take("symmetric", len(values), len(self.place), like=values)
         torch.index_select(padded, 1, self.place, out=found)
-        if not self.half and self.compression != "mu1nu1":
+        if not self.triangular and self.compression != "mu1nu1":
             found = found.view(shape) + found.view(shape).transpose(3, 4)
         return found.view(len(values), shape[1], self.n_channels, self.wide)
 
@@ -126,6 +126,29 @@ class Contraction(nn.Module):
                 found = torch.bmm(q.reshape(-1, self.wide, self.wide), c.reshape(-1, self.wide, c.shape[2]))
                 out[:, :, part] = found.view(atoms, self.n_channels, -1)
         return out
+
+    def derivative(self, species: int) -> tuple[np.ndarray, np.ndarray]:
+        """How the products of one degree change with the coefficients of one species.
+
+        Returns:
+            Numbers of those that change at all, counted within a degree, ``(some,)``; and the table
+            ``dp_q = f_l sum_knm table[k, n, q] (mixed c)_km dc_nm``, ``(channels, n_max, some)``.
+        """
+        made, n_max, k = self.layout, self.n_max, self.n_channels
+        one = made.degree == 0
+        first, second, weight = made.first[one], made.second[one], made.weight[one]
+        mixing = np.eye(self.n_mixed) if self.mixing is None else self.mixing.numpy(force=True)
+        share, table = mixing[:, species], np.zeros((k, n_max, len(first)))
+        q = np.arange(len(first))
+        if self.compression == "mu1nu1":
+            for s in range(self.n_mixed):
+                np.add.at(table, (s * n_max + second, first % n_max, q), weight * share[first // n_max])
+                np.add.at(table, (first, second, q), weight * share[s])
+        else:
+            np.add.at(table, (second, first % n_max, q), weight * share[first // n_max])
+            np.add.at(table, (first, second % n_max, q), weight * share[second // n_max])
+        some = np.flatnonzero(np.abs(table).max((0, 1)) > 0)
+        return some, table[:, :, some]
 
     def unfold(self, spectra: Tensor) -> Float[Tensor, "points degrees rows channels"]:
         """``Q_l`` of ``p . q = sum_l <P_l, Q_l>``, ``P_l = f_l c (mixed c)^T``; rows are unmixed channels."""

@@ -219,7 +219,7 @@ class Density(nn.Module):
             return self.values(vectors, made, species)
         if graph.first_order:
             return _Coefficients.apply(vectors, self, made, species)
-        padded = self._padded(vectors)
+        padded = self.padded(vectors)
         found = []
         for part in made.parts:
             v = padded.index_select(0, made.slots[part.start : part.stop])
@@ -228,7 +228,7 @@ class Density(nn.Module):
             found.append(self._sums(part, self.series(r), angular, species))
         return torch.cat(found)
 
-    def _padded(self, vectors: Tensor) -> Tensor:
+    def padded(self, vectors: Tensor) -> Tensor:
         """One more vector, for empty slots: of the length at which nothing counts any more."""
         return torch.cat([vectors, vectors.new_tensor([[self.reach, 0.0, 0.0]])])
 
@@ -250,7 +250,7 @@ class Density(nn.Module):
 
     def values(self, vectors: Tensor, made: Plan, species: Tensor, slopes: bool = False) -> Tensor:
         """Coefficients without a history; with ``slopes`` the basis functions of small graphs stay in the scratch."""
-        padded, keep = self._padded(vectors.detach()), slopes and len(made.slots) <= KEPT
+        padded, keep = self.padded(vectors.detach()), slopes and len(made.slots) <= KEPT
         self.scratch.mark = None
         out = padded.new_empty(len(species), self.center.shape[1], n_harmonics(self.l_max))
         for k, part in enumerate(made.parts):
@@ -324,7 +324,7 @@ class _Coefficients(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         density, made, g = ctx.density, ctx.plan, grads[0]
         kept = density.scratch.mark is ctx.mark and len(made.slots) <= KEPT
-        padded = density._padded(ctx.vectors)
+        padded = density.padded(ctx.vectors)
         out = g.new_empty(3, len(made.slots))
         for k, part in enumerate(made.parts):
             if kept:

@@ -133,7 +133,7 @@ def mixing_matrix(elements: Sequence[int], wanted: int | Sequence[Sequence[float
                 f"SOAP's mixing is {wanted}; expected between 1 and the number of elements, {len(elements)} "
                 f"({names(elements)})."
             )
-        row, group = np.array([_place(z) for z in elements], dtype=float).T
+        row, group = np.array([_place(z) for z in elements]).T
         similar = np.exp(-((row[:, None] - row) ** 2) / 2 - (group[:, None] - group) ** 2 / 32)
         values, vectors = np.linalg.eigh(similar)
         kept = (vectors * np.sqrt(np.maximum(values, 0)))[:, ::-1][:, :wanted].T
@@ -153,7 +153,7 @@ def mixing_matrix(elements: Sequence[int], wanted: int | Sequence[Sequence[float
 NOBLE = (0, 2, 10, 18, 36, 54, 86, 118)
 
 
-def _place(z: int) -> tuple[float, float]:
+def _place(z: int) -> tuple[int, int]:
     """Row and group of an element; lanthanides and actinides count as group 3."""
     row = next(k for k, last in enumerate(NOBLE) if z <= last)
     left, right = z - NOBLE[row - 1], NOBLE[row] - z  # steps from the alkali metal, to the noble gas

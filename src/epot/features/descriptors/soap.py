@@ -27,6 +27,7 @@ from ..descriptor import Descriptor
 from ..soap_contract import Contraction
 from ..soap_density import Density, Fade
 from ..soap_dialects import BASES, DIALECTS, Basis
+from ..soap_jacobian import soap_jacobian
 from ..soap_layout import columns, layout, mixing_matrix
 
 
@@ -148,6 +149,11 @@ class Soap(Descriptor):
     def forward(self, graph: Graph) -> Float[Tensor, "atoms size"]:
         """Power spectra, components in the order of the dialect: :meth:`columns`."""
         return self.contract(self.coefficients(graph), once=graph.first_order)
+
+    @torch.no_grad()
+    def jacobian(self, graph: Graph) -> Float[Tensor, "pairs 3 size"]:
+        """All derivatives ``dp_i/dr_ij``, in closed form."""
+        return soap_jacobian(self.density, self.contract, graph, self.species(graph))
 
     def unfold(self, spectra: Float[Tensor, "points size"]) -> Float[Tensor, "points degrees rows channels"]:
         """Matrices ``Q_l`` with ``p . q = sum_l <P_l, Q_l>`` from vectors q; symmetric where species are not mixed.
