@@ -26,6 +26,7 @@ from ..fit.run import fit
 from ..modelfile import write_atomic
 from ..potential import Potential
 from ..registry import nearest
+from ..units import energy as energy_unit
 from .errors import evaluate
 
 FOLDER = "epot.evaluate.suites"
@@ -50,6 +51,11 @@ class Suite:
         rows: gives the published rows: name to ``{"values": {test: {target: number}}, "source": text}``.
         notes: what makes the comparison unlike the published one.
         properties: takes the potential and all training structures and gives more to print: ``{"text": str, ...}``.
+        cut: training and test structures are of one file, the first so many of ``numpy.random.default_rng(0)``'s
+            permutation of it to train (and of those the first ``n_train``), the rest to test; None for files of their
+            own.
+        baseline: key of an energy (eV, in ``Structure.info``) that is subtracted: what is learned is the difference.
+        unit: of the energies that are shown: ``"meV"`` or ``"kcal/mol"``.
     """
 
     name: str
@@ -63,6 +69,9 @@ class Suite:
     rows: Callable[[], Mapping[str, Any]] = field(default=dict)
     notes: tuple[str, ...] = ()
     properties: Callable[[Potential, Dataset], Mapping[str, Any]] | None = None
+    cut: int | None = None
+    baseline: str | None = None
+    unit: str = "meV"
 
 
 def published(name: str) -> dict[str, Any]:
@@ -130,8 +139,9 @@ def run(
     suite = get(suite) if isinstance(suite, str) else suite
     start = time.monotonic()
     train, valid = split(suite, Path(data), n_train, seed, isolated)
-    tests = {name: _open(Path(data), file) for name, file in suite.tests.items()}
-    state = fit(model, train, valid=valid, stages=stages, options=options, folder=folder, seed=seed, device=device)
+    tests = {name: _test(suite, Path(data), file) for name, file in suite.tests.items()}
+    common: dict[str, Any] = {"stages": stages, "options": options, "folder": folder, "seed": seed, "device": device}
+    state = fit(model, train, valid=valid if len(valid) else None, holdout=0.0, **common)
     fitted = time.monotonic() - start
     found = {
         name: evaluate(state.potential, state.about, test, uncertainty=False, device=device)
@@ -145,7 +155,10 @@ def run(
         "suite": suite.name,
         "model": model if isinstance(model, str) else dict(model),
         "metric": suite.metric,
-        "units": {"energy": "meV/atom" if suite.energy == "energy_per_atom" else "meV", "forces": "meV/Å"},
+        "units": {
+            "energy": f"{suite.unit}/atom" if suite.energy == "energy_per_atom" else suite.unit,
+            "forces": "meV/Å",
+        },
         "metrics": metrics,
         "published": {name: row["values"] for name, row in rows.items()},
         "beats_published": {name: beats(metrics, row["values"]) for name, row in rows.items()},
@@ -177,9 +190,12 @@ def split(
         ConfigError: ``n_train`` is not positive, or single atoms are asked for that the suite does not have.
         DataError: a file is not in the directory.
     """
-    whole = _open(data, suite.train)
+    whole = _labeled(suite, _open(data, suite.train))
     if n_train is not None and n_train < 1:
         raise ConfigError(f"n_train is {n_train}; at least one structure is needed.")
+    if suite.cut is not None:
+        first = _permutation(whole)[: suite.cut if n_train is None else min(n_train, suite.cut)]
+        return whole[np.sort(first)], whole[:0]
     order = np.random.default_rng(seed).permutation(len(whole))
     n_valid = min(suite.n_valid, len(whole) // 5)
     chosen = order[n_valid:] if n_train is None else order[n_valid : n_valid + n_train]
@@ -201,9 +217,36 @@ def _open(data: Path, name: str) -> Dataset:
     return read(path)
 
 
+def _permutation(whole: Dataset) -> np.ndarray:
+    return np.random.default_rng(0).permutation(len(whole))
+
+
+def _test(suite: Suite, data: Path, name: str) -> Dataset:
+    whole = _labeled(suite, _open(data, name))
+    return whole if suite.cut is None else whole[np.sort(_permutation(whole)[suite.cut :])]
+
+
+def _labeled(suite: Suite, whole: Dataset) -> Dataset:
+    """With the energies that the suite is about.
+
+    Raises:
+        DataError: a structure lacks the energy of the baseline.
+    """
+    if suite.baseline is None:
+        return whole
+    made = []
+    for k, s in enumerate(whole):
+        if s.energy is None or suite.baseline not in s.info:
+            raise DataError(f"{s.source or f'structure {k}'} has no energy, or no {suite.baseline!r} in its info.")
+        made.append(s.replace(energy=s.energy - float(s.info[suite.baseline])))
+    return Dataset(made, whole.provenance)
+
+
 def _metrics(suite: Suite, errors: Any) -> dict[str, float]:
     wanted = {"energy": suite.energy, "forces": "forces"}
-    return {name: round(errors.all[key][suite.metric], 4) for name, key in wanted.items() if key in errors.all}
+    factor = {"energy": 0.001 / energy_unit(suite.unit) if suite.unit != "meV" else 1.0}
+    found = {name: errors.all[key][suite.metric] for name, key in wanted.items() if key in errors.all}
+    return {name: round(value * factor.get(name, 1.0), 4) for name, value in found.items()}
 
 
 def _calibration(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -228,6 +271,7 @@ def table(result: Mapping[str, Any]) -> str:
     name = result["model"] if isinstance(result["model"], str) else result["model"].get("name", "model")
     rows = {f"epot {name}": result["metrics"]} | dict(result["published"])
     units = result["units"]
+    digits = 2 if "kcal" in units["energy"] else 1
     lines = [
         f"{result['suite']}: {result['metric'].upper()}, energy {units['energy']} / forces {units['forces']}; "
         f"{result['n_train']} structures to fit, {result['n_valid']} to validate, seed {result['seed']}, "
@@ -235,7 +279,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{'':28s}" + "".join(f"{t:>18s}" for t in tests),
     ]
     for label, values in rows.items():
-        lines.append(f"{label[:27]:28s}" + "".join(f"{_cell(values.get(t, {})):>18s}" for t in tests))
+        lines.append(f"{label[:27]:28s}" + "".join(f"{_cell(values.get(t, {}), digits):>18s}" for t in tests))
     below = {n: sum(v for t in b.values() for v in t.values()) for n, b in result["beats_published"].items()}
     of = {n: sum(len(t) for t in b.values()) for n, b in result["beats_published"].items()}
     better = [n for n in below if of[n] and below[n] == of[n]]
@@ -246,6 +290,6 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *result["notes"], *filter(None, [result["properties"].get("text")])])
 
 
-def _cell(values: Mapping[str, float | None]) -> str:
-    shown = [("-" if values.get(k) is None else f"{values[k]:.1f}") for k in ("energy", "forces")]
+def _cell(values: Mapping[str, float | None], digits: int = 1) -> str:
+    shown = [("-" if values.get(k) is None else f"{values[k]:.{digits}f}") for k in ("energy", "forces")]
     return " / ".join(shown)
