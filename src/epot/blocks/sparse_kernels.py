@@ -23,7 +23,7 @@ from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .design import Design
 
-ROWS = 2**21
+ROWS = 2**19
 """Numbers in a block of gradients: it stays in the cache between the product that makes it and the sums over it."""
 
 
