@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from epot.blocks.element_networks import ElementCommittee, ElementNetworks
+from epot.blocks.element_networks import ACTIVATIONS, ElementCommittee, ElementNetworks
 from epot.errors import ConfigError
 
 HIDDEN = {0: (5, 4), 1: (6,), 2: (3, 3, 2)}
@@ -71,6 +71,25 @@ def test_members_of_a_committee(rows):
                 last += [weights[-1][m, :, 0], biases[-1][m, 0]]
         assert torch.allclose(alone(x, species) @ torch.cat(last), found[:, m], rtol=0, atol=1e-13)
     assert float(found.detach().std(1).min()) > 1e-2  # control: members differ
+
+
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_for_forces_alone(rows, activation):
+    """Witness: the same by ordinary operations. Weights get no gradient then."""
+    x, species = rows
+    made = random(ElementNetworks(3, 6, HIDDEN, activation, torch.float64))
+    x = x.clone().requires_grad_()
+    grad = torch.randn(7, made.size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    plain, once = made(x, species), made(x, species, True)
+    assert torch.allclose(once, plain, rtol=0, atol=1e-14)
+    (expected,) = torch.autograd.grad(plain, x, grad)
+    (found,) = torch.autograd.grad(once, x, grad)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-13)
+    if activation in ("tanh", "gelu", "silu", "celu"):
+        with pytest.raises(RuntimeError):
+            torch.autograd.grad(made(x, species, True).sum(), next(made.parameters()))
+    few = made(x, torch.zeros(7, dtype=torch.int64), True)
+    assert torch.isfinite(torch.autograd.grad(few.sum(), x)[0]).all()
 
 
 def test_what_is_refused():

@@ -78,7 +78,7 @@ def test_what_is_refused(ethanol):
         ({"hidden": {"H": (4,)}}, "no hidden layers for C, N, O"),
         ({"hidden": ()}, "at least one unit"),
         ({"n_members": 0}, "at least one member"),
-        ({"activation": "relu"}, "no activation"),
+        ({"activation": "sinh"}, "no activation"),
         ({"descriptor": {"name": "aev", "cutof": 3.0}}, "did you mean 'cutoff'"),
         ({"descriptor": "coulomb_matrix"}, "whole structures"),
     ):

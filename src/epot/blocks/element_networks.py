@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from ..errors import ConfigError
 from ..registry import nearest
@@ -20,8 +21,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "celu": lambda x: nn.functional.celu(x, alpha=0.1),
     "softplus": nn.functional.softplus,
     "gaussian": lambda x: torch.exp(-x.square()),
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "cos": torch.cos,
+    "exp": torch.exp,
+    "square": torch.square,
+    "identity": lambda x: x,
 }
-"""By name. ``celu`` is ANI's, with alpha = 0.1; its second derivative jumps at 0."""
+"""By name. ``celu`` is ANI's, with alpha = 0.1; its second derivative jumps at 0. Those after ``gaussian`` are for
+potentials of other codes."""
 
 
 class ByElement(NamedTuple):
@@ -71,7 +79,7 @@ class ElementNetworks(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        widths, self.activation = _widths(n_elements, hidden), _activation(activation)
+        widths, self.activation, self.name = _widths(n_elements, hidden), _activation(activation), activation
         self.networks = nn.ModuleList(
             nn.ModuleList(nn.Linear(a, b, dtype=dtype) for a, b in zip((n_in, *ws), ws, strict=False)) for ws in widths
         )
@@ -85,9 +93,20 @@ class ElementNetworks(nn.Module):
         """Length of the output."""
         return sum(self.blocks)
 
-    def forward(self, x: Float[Tensor, "atoms n_in"], species: Int[Tensor, " atoms"]) -> Float[Tensor, "atoms size"]:
-        """Outputs of the last hidden layers, in the columns of each atom's element."""
+    def forward(
+        self, x: Float[Tensor, "atoms n_in"], species: Int[Tensor, " atoms"], once: bool = False
+    ) -> Float[Tensor, "atoms size"]:
+        """Outputs of the last hidden layers, in the columns of each atom's element.
+
+        Args:
+            x: what the networks of each atom are given.
+            species: position of each atom's element.
+            once: they will be differentiated once, and by ``x`` alone (``graph.first_order``).
+        """
         groups = by_element(species, len(self.blocks))
+        if once and x.requires_grad and self.name in _SLOPES:
+            layers = [[(w.weight.detach(), w.bias.detach()) for w in network] for network in self.networks]  # type: ignore[union-attr]
+            return _Once.apply(x, groups, layers, self.name)
         parts, column = [], 0
         for network, rows, block in zip(
             self.networks, x.index_select(0, groups.order).split(groups.counts), self.blocks, strict=True
@@ -99,6 +118,58 @@ class ElementNetworks(nn.Module):
                 parts.append(nn.functional.pad(rows, (column, self.size - column - block)))
             column += block
         return torch.cat(parts or [x.new_zeros(0, self.size)]).index_select(0, groups.back)
+
+
+class _Once(torch.autograd.Function):
+    """The hidden layers of all elements for forces alone: few operations, weights are constants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, groups: ByElement, networks: list[list[tuple[Tensor, Tensor]]], name: str
+    ) -> Tensor:
+        out = x.new_zeros(len(x), sum(len(layers[-1][1]) + 1 for layers in networks))
+        activation, row, column, kept = ACTIVATIONS[name], 0, 0, []
+        for layers, part in zip(networks, x.index_select(0, groups.order).split(groups.counts), strict=True):
+            width, inner = len(layers[-1][1]), []
+            if len(part):
+                for weight, bias in layers:
+                    z = torch.addmm(bias, part, weight.t())
+                    part = activation(z)
+                    inner.append((z, part))
+                block = out[row : row + len(part)]
+                block[:, column : column + width] = part
+                block[:, column + width] = 1.0
+            kept.append(inner)
+            row, column = row + len(part), column + width + 1
+        ctx.rest = groups, networks, kept, name
+        return out.index_select(0, groups.back)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        groups, networks, kept, name = ctx.rest
+        grad = grad.index_select(0, groups.order)
+        found, row, column = [], 0, 0
+        for layers, inner, count in zip(networks, kept, groups.counts, strict=True):
+            width = len(layers[-1][1])
+            if inner:
+                back = grad[row : row + count, column : column + width]
+                for (weight, _), (z, value) in zip(reversed(layers), reversed(inner), strict=True):
+                    back = _SLOPES[name](back, z, value).mm(weight)
+                found.append(back)
+            row, column = row + count, column + width + 1
+        return torch.cat(found).index_select(0, groups.back), None, None, None
+
+
+_SLOPES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "tanh": lambda grad, x, y: torch.ops.aten.tanh_backward(grad, y),
+    "silu": lambda grad, x, y: torch.ops.aten.silu_backward(grad, x),
+    "gelu": lambda grad, x, y: torch.ops.aten.gelu_backward(grad, x),
+    "celu": lambda grad, x, y: torch.ops.aten.elu_backward(grad, 0.1, 1.0, 10.0, False, x),
+    "softplus": lambda grad, x, y: grad * torch.sigmoid(x),
+    "gaussian": lambda grad, x, y: grad * (-2 * x * y),
+}
+"""Of an activation, times a gradient, from its argument and its value: those that networks of potentials usually have."""
 
 
 class ElementCommittee(nn.Module):

@@ -33,8 +33,11 @@ class Constants(NamedTuple):
 
     Attributes:
         cutoff, radial_eta, radial_shifts: of the radial part; shifts ``(shifts, 1)``.
-        angular_cutoff, angular_eta, zeta, angular_shifts, sections: of the angular part; ``(shifts, 1)``,
-            ``(sections, 1)``.
+        angular_cutoff, angular_eta, zeta: of the angular part.
+        middle: a distance that angular distances and shifts are counted from: smaller numbers lose fewer digits.
+        angular_shifts: from the middle, ``(shifts, 1)``.
+        along, across: half the cosines and sines of the sections, ``(sections, 1)``.
+        both: ones beside the radial shifts, ``(2, shifts)``.
         window: the cutoff function.
     """
 
@@ -44,14 +47,24 @@ class Constants(NamedTuple):
     angular_cutoff: float
     angular_eta: float
     zeta: float
+    middle: float
     angular_shifts: Tensor
-    sections: Tensor
+    along: Tensor
+    across: Tensor
+    both: Tensor
     window: CutoffFunction
 
-    @property
-    def middle(self) -> float:
-        """A distance that angular distances and shifts are counted from: smaller numbers lose fewer digits."""
-        return 0.5 * self.angular_cutoff
+
+def constants(
+    radial: tuple[float, float, Tensor], angular: tuple[float, float, float, Tensor, Tensor], window: CutoffFunction
+) -> Constants:
+    """From cutoff, eta and shifts; cutoff, eta, zeta, shifts and sections; tensors of one axis."""
+    cutoff, eta, shifts = radial
+    near, angular_eta, zeta, centers, sections = angular
+    both, middle = torch.stack([torch.ones_like(shifts), shifts]), 0.5 * near
+    along, across = 0.5 * torch.cos(sections[:, None]), 0.5 * torch.sin(sections[:, None])
+    turns = centers[:, None] - middle, along, across
+    return Constants(cutoff, eta, shifts[:, None], near, angular_eta, zeta, middle, *turns, both, window)
 
 
 class Kept(NamedTuple):
@@ -86,37 +99,48 @@ def value(
 ) -> tuple[Float[Tensor, "atoms size"], Kept]:
     """Rows of all atoms; with ``derivatives``, all that the derivatives need (else ``slopes`` is empty)."""
     r = vectors.square().sum(1).sqrt()
-    u = vectors / r[:, None]
-    shape = where.senders.shape[1:]
-    rs = torch.cat([r, r.new_full((1,), c.cutoff)]).index_select(0, where.radial)
+    u = vectors / r.unsqueeze(1)
+    shape, m = where.senders.shape[1:], where.width
+    if not len(r):
+        return _empty(where, c, r, u)
+    rs, ra = r.index_select(0, where.radial), r.index_select(0, where.angular)
+    window, slope = c.window(torch.cat([rs * (1 / c.cutoff), ra * (1 / c.angular_cutoff)]), 1.0)
+    (window, close), (slope, steep) = window.split([len(rs), len(ra)]), slope.split([len(rs), len(ra)])
     gaussians = _gaussians(torch.sub(rs, c.radial_shifts), c.radial_eta)
-    far = tuple(t.view(shape) for t in (rs, *c.window(rs, c.cutoff)))
+    far = rs.view(shape), window.view(shape), (slope * (1 / c.cutoff)).view(shape)
     counted = (where.senders * (RADIAL * far[1])).transpose(0, 1)
     radial = torch.bmm(counted, gaussians.view(-1, *shape).permute(1, 2, 0)).flatten(1)
 
-    arms = torch.cat([u, u.new_tensor([[1.0, 0.0, 0.0]])]).index_select(0, where.angular).view(-1, where.width, 3)
-    ra = torch.cat([r, r.new_full((1,), c.angular_cutoff)]).index_select(0, where.angular).view(-1, where.width)
-    bonds = (ra, *c.window(ra, c.angular_cutoff))
+    arms = u.index_select(0, where.angular).view(-1, m, 3)
+    bonds = ra.view(-1, m), close.view(-1, m), (steep * (1 / c.angular_cutoff)).view(-1, m)
     cosines = torch.bmm(arms, arms.transpose(1, 2)).view(-1)
-    half = 0.5 * (ra - c.middle)
+    half = torch.sub(bonds[0], c.middle).mul_(0.5)
     means = (half.unsqueeze(2) + half.unsqueeze(1)).view(-1)
     weights = _off_diagonal(bonds[1].unsqueeze(2) * bonds[1].unsqueeze(1)).view(-1)
     n = where.blocks[-1].slots[1] if where.blocks else 0
     mean, weight = r.new_empty(n), r.new_empty(n)
-    gauss, angles = r.new_empty(len(c.angular_shifts), n), r.new_empty(len(c.sections), n)
+    gauss, angles = r.new_empty(len(c.angular_shifts), n), r.new_empty(len(c.along), n)
     slopes = torch.empty_like(angles) if derivatives else angles[:, :0]
-    sums = r.new_zeros(len(where.rows) + 1, len(c.angular_shifts), len(c.sections))
-    shifts = c.angular_shifts - c.middle
+    sums = r.new_zeros(len(where.rows) + 1, len(c.angular_shifts), len(c.along))
     for block in where.blocks:
         part = slice(*block.slots)
         torch.index_select(means, 0, block.cells, out=mean[part])
         torch.index_select(weights, 0, block.cells, out=weight[part])
-        _gaussians(torch.sub(mean[part], shifts, out=gauss[:, part]), c.angular_eta)
+        _gaussians(torch.sub(mean[part], c.angular_shifts, out=gauss[:, part]), c.angular_eta)
         _angles(cosines.index_select(0, block.cells), c, angles[:, part], slopes[:, part])
         weighted = angles[:, part] * weight[part]
         sums[slice(*block.rows)] = torch.bmm(_rows(gauss, block), _rows(weighted, block, own=True).transpose(1, 2))
     angular = sums.index_select(0, where.row_place).view(len(radial), -1)
     return torch.cat([radial, angular], 1), Kept(r, u, gaussians, far, arms, bonds, mean, weight, gauss, angles, slopes)  # type: ignore[arg-type]
+
+
+def _empty(where: Layout, c: Constants, r: Tensor, u: Tensor) -> tuple[Tensor, Kept]:
+    """Rows of atoms of which none has a neighbor."""
+    n, atoms, _ = where.senders.shape
+    pairs = n * (n + 1) // 2
+    none = r.new_zeros(0, 0)
+    rows = r.new_zeros(atoms, n * len(c.radial_shifts) + pairs * len(c.angular_shifts) * len(c.along))
+    return rows, Kept(r, u, none, (none,) * 3, none, (none,) * 3, r, r, none, none, none)
 
 
 def _gaussians(x: Tensor, eta: float) -> Tensor:
@@ -128,8 +152,7 @@ def _angles(cosines: Tensor, c: Constants, out: Tensor, slopes: Tensor) -> None:
     """``A_l = 2 ((1 + cos(theta - theta_l)) / 2)^zeta`` and, where asked for, its derivative by the true cosine."""
     bent = cosines * BENT
     sine = torch.addcmul(torch.ones_like(bent), bent, bent, value=-1).sqrt_()
-    along, across = 0.5 * torch.cos(c.sections), 0.5 * torch.sin(c.sections)
-    x = torch.addcmul(sine * across, bent, along).add_(0.5)
+    x = torch.addcmul(sine * c.across, bent, c.along).add_(0.5)
     if c.zeta == int(c.zeta):
         less = _power(x, int(c.zeta) - 1)
         torch.mul(less, x, out=out).mul_(2.0)
@@ -138,7 +161,7 @@ def _angles(cosines: Tensor, c: Constants, out: Tensor, slopes: Tensor) -> None:
         less = None
     if slopes.shape[1] == 0 and out.shape[1]:
         return
-    turn = torch.addcmul(along * BENT, bent / sine, across, value=-BENT)
+    turn = torch.addcmul(c.along * BENT, bent / sine, c.across, value=-BENT)
     if less is None:
         torch.div(out, x, out=slopes).mul_(turn).mul_(c.zeta)
     else:
@@ -158,6 +181,8 @@ def _power(x: Tensor, n: int) -> Tensor:
 
 def pull(grad: Float[Tensor, "atoms size"], kept: Kept, where: Layout, c: Constants) -> Float[Tensor, "pairs 3"]:
     """Derivatives of ``<grad, rows>`` by the vectors of the pairs."""
+    if not len(kept.r):
+        return kept.u
     n_radial = where.senders.shape[0] * len(c.radial_shifts)
     return _pull_angular(grad[:, n_radial:], kept, where, c, kept.u * _pull_radial(grad[:, :n_radial], kept, where, c))
 
@@ -168,8 +193,7 @@ def _pull_radial(grad: Tensor, kept: Kept, where: Layout, c: Constants) -> Tenso
     r, window, slope = kept.far
     back = grad.reshape(shape[0], -1, len(c.radial_shifts)).transpose(1, 2) * RADIAL
     own = torch.bmm(back, where.senders.transpose(0, 1)) * kept.gaussians.view(-1, *shape).transpose(0, 1)
-    both = torch.cat([torch.ones_like(c.radial_shifts), c.radial_shifts], 1).t().expand(shape[0], -1, -1)
-    plain, shifted = torch.bmm(both, own).unbind(1)
+    plain, shifted = torch.bmm(c.both.expand(shape[0], -1, -1), own).unbind(1)
     found = slope * plain - (2 * c.radial_eta) * window * (r * plain - shifted)
     return found.view(-1).index_select(0, where.place).unsqueeze(1)
 
@@ -178,14 +202,14 @@ def _pull_angular(grad: Tensor, kept: Kept, where: Layout, c: Constants, out: Te
     """``out`` with the derivatives of the angular part added."""
     if not where.blocks:
         return out
-    back = grad.reshape(-1, len(c.angular_shifts), len(c.sections)).index_select(0, where.rows).transpose(1, 2)
-    back = torch.cat([back, back * (c.angular_shifts - c.middle).t()], 1)
+    back = grad.reshape(-1, len(c.angular_shifts), len(c.along)).index_select(0, where.rows).transpose(1, 2)
+    back = torch.cat([back, back * c.angular_shifts.t()], 1)
     cells = kept.arms.shape[0] * where.width**2
     by_mean, by_cosine, by_weight = (out.new_zeros(cells) for _ in range(3))
     for block in where.blocks:
         part = slice(*block.slots)
         angles, slopes, rows = _rows(kept.angles, block), _rows(kept.slopes, block), slice(*block.rows)
-        plain, shifted = torch.bmm(back[rows], _rows(kept.radial, block)).split(len(c.sections), 1)
+        plain, shifted = torch.bmm(back[rows], _rows(kept.radial, block)).split(len(c.along), 1)
         mean, weight = (t[part].view(-1, block.width) for t in (kept.mean, kept.weight))
         value = (plain * angles).sum(1)
         shift = (shifted * angles).sum(1)
@@ -207,6 +231,8 @@ def _pull_angular(grad: Tensor, kept: Kept, where: Layout, c: Constants, out: Te
 
 def push(tangent: Float[Tensor, "pairs 3"], kept: Kept, where: Layout, c: Constants) -> Float[Tensor, "atoms size"]:
     """Derivatives of the rows along a change of the vectors of the pairs."""
+    if not len(tangent):
+        return _empty(where, c, kept.r, kept.u)[0]
     along = (kept.u * tangent).sum(1)
     across = (tangent - kept.u * along.unsqueeze(1)) / kept.r.unsqueeze(1)
     return torch.cat([_push_radial(along, kept, where, c), _push_angular(along, across, kept, where, c)], 1)
@@ -215,7 +241,7 @@ def push(tangent: Float[Tensor, "pairs 3"], kept: Kept, where: Layout, c: Consta
 def _push_radial(along: Tensor, kept: Kept, where: Layout, c: Constants) -> Tensor:
     shape = where.senders.shape[1:]
     r, window, slope = kept.far
-    moved = torch.nn.functional.pad(along, (0, 1)).index_select(0, where.radial).view(shape)
+    moved = along.index_select(0, where.radial).view(shape)
     stretch = (2 * RADIAL * c.radial_eta) * window * moved
     counted = torch.cat([where.senders * (RADIAL * slope * moved - stretch * r), where.senders * stretch])
     found = torch.bmm(counted.transpose(0, 1), kept.gaussians.view(-1, *shape).permute(1, 2, 0))
@@ -225,14 +251,13 @@ def _push_radial(along: Tensor, kept: Kept, where: Layout, c: Constants) -> Tens
 
 def _push_angular(along: Tensor, across: Tensor, kept: Kept, where: Layout, c: Constants) -> Tensor:
     n_atoms, m = kept.arms.shape[0], where.width
-    moved = torch.nn.functional.pad(along, (0, 1)).index_select(0, where.angular).view(n_atoms, m)
-    turned = torch.nn.functional.pad(across, (0, 0, 0, 1)).index_select(0, where.angular).view(n_atoms, m, 3)
+    moved = along.index_select(0, where.angular).view(n_atoms, m)
+    turned = across.index_select(0, where.angular).view(n_atoms, m, 3)
     _, window, slope = kept.bonds
     cosines = _both(torch.bmm(turned, kept.arms.transpose(1, 2))).view(-1)
     means = (0.5 * (moved.unsqueeze(2) + moved.unsqueeze(1))).view(-1)
     weights = _off_diagonal(_both((slope * moved).unsqueeze(2) * window.unsqueeze(1))).view(-1)
-    sums = along.new_zeros(len(where.rows) + 1, len(c.angular_shifts), len(c.sections))
-    shifts = c.angular_shifts - c.middle
+    sums = along.new_zeros(len(where.rows) + 1, len(c.angular_shifts), len(c.along))
     for block in where.blocks:
         part = slice(*block.slots)
         stretch = means.index_select(0, block.cells).mul_(kept.weight[part]).mul_(2 * c.angular_eta)
@@ -241,8 +266,8 @@ def _push_angular(along: Tensor, across: Tensor, kept: Kept, where: Layout, c: C
         angles = kept.angles[:, part]
         both = torch.cat([torch.addcmul(angles * plain, kept.slopes[:, part], turn), angles * stretch])
         found = torch.bmm(_rows(kept.radial, block), _rows(both, block, own=True).transpose(1, 2))
-        plain, shifted = found.split(len(c.sections), 2)
-        sums[slice(*block.rows)] = torch.addcmul(plain, shifted, shifts)
+        plain, shifted = found.split(len(c.along), 2)
+        sums[slice(*block.rows)] = torch.addcmul(plain, shifted, c.angular_shifts)
     return sums.index_select(0, where.row_place).view(n_atoms, -1)
 
 
@@ -264,23 +289,24 @@ def _both(matrices: Tensor) -> Tensor:
 
 def plain(vectors: Float[Tensor, "pairs 3"], where: Layout, c: Constants) -> Float[Tensor, "atoms size"]:
     """The same rows by ordinary operations, which autograd differentiates as often as it is asked to."""
-    pads = vectors.new_tensor([[c.cutoff, 0.0, 0.0], [c.angular_cutoff, 0.0, 0.0]])
-    arms = torch.cat([vectors, pads[:1]]).index_select(0, where.radial)
+    if not len(vectors):
+        return _empty(where, c, vectors[:, 0], vectors)[0] + vectors.sum()
+    arms = vectors.index_select(0, where.radial)
     r = arms.square().sum(1).sqrt()
     gaussians = torch.exp(-c.radial_eta * (r - c.radial_shifts).square()) * c.window(r, c.cutoff)[0]
     shape = where.senders.shape[1:]
     radial = RADIAL * torch.einsum("san,kan->ask", where.senders, gaussians.view(-1, *shape)).flatten(1)
-    arms = torch.cat([vectors, pads[1:]]).index_select(0, where.angular)
+    arms = vectors.index_select(0, where.angular)
     r = arms.square().sum(1).sqrt()
     window = c.window(r, c.angular_cutoff)[0].view(-1, where.width)
     arms, r = (arms / r.unsqueeze(1)).view(-1, where.width, 3), r.view(-1, where.width)
     cells = torch.cat([b.cells for b in where.blocks]) if where.blocks else where.near[:0]
     every = lambda matrices: matrices.reshape(-1).index_select(0, cells)  # noqa: E731
     there = every(~torch.eye(where.width, dtype=torch.bool, device=cells.device).expand(len(r), -1, -1))
-    mean = every(0.5 * (r.unsqueeze(2) + r.unsqueeze(1)))
+    mean = every(0.5 * (r.unsqueeze(2) + r.unsqueeze(1)) - c.middle)
     weight = every(window.unsqueeze(2) * window.unsqueeze(1)) * there
     theta = torch.acos(BENT * every(torch.bmm(arms, arms.transpose(1, 2))))
-    angles = 2 * (0.5 * (1 + torch.cos(theta - c.sections))) ** c.zeta * weight
+    angles = 2 * (0.5 + torch.cos(theta) * c.along + torch.sin(theta) * c.across) ** c.zeta * weight
     gauss = torch.exp(-c.angular_eta * (mean - c.angular_shifts).square())
     parts = [torch.bmm(_rows(gauss, b), _rows(angles, b).transpose(1, 2)) for b in where.blocks]
     sums = torch.cat([*parts, vectors.new_zeros(1, len(gauss), len(angles))])
@@ -298,15 +324,17 @@ def jacobian(kept: Kept, where: Layout, c: Constants, kinds: Tensor, n_elements:
         n_elements: how many there are.
     """
     n_pairs, u = len(kept.r), kept.u
+    if not n_pairs:
+        return u.new_zeros(0, 3, _empty(where, c, kept.r, u)[0].shape[1])
     r, window, slope = (t.reshape(-1).index_select(0, where.place) for t in kept.far)
     steep = slope - 2 * c.radial_eta * window * (r - c.radial_shifts)
     steep = RADIAL * (steep * kept.gaussians.index_select(1, where.place)).t()
     radial = u.new_zeros(n_pairs, n_elements, 3, steep.shape[1])
     radial[torch.arange(n_pairs, device=u.device), kinds] = u.unsqueeze(2) * steep.unsqueeze(1)
     pairs_of_elements = n_elements * (n_elements + 1) // 2
-    angular = u.new_zeros(n_pairs * pairs_of_elements, 3, len(c.angular_shifts), len(c.sections))
+    angular = u.new_zeros(n_pairs * pairs_of_elements, 3, len(c.angular_shifts), len(c.along))
     _, window, slope = (t.reshape(-1) for t in kept.bonds)
-    shifts = (c.angular_shifts - c.middle).view(-1)
+    shifts = c.angular_shifts.view(-1)
     for block in where.blocks:
         part, m = slice(*block.slots), where.width
         which = where.rows[slice(*block.rows)].remainder(pairs_of_elements).repeat_interleave(block.width)
@@ -328,5 +356,5 @@ def jacobian(kept: Kept, where: Layout, c: Constants, kinds: Tensor, n_elements:
             along = common + (slope[mine] * window[other]).view(-1, 1, 1) * product
             found = to.view(-1, 3, 1, 1) * along.unsqueeze(1) + sideways.view(-1, 3, 1, 1) * turned.unsqueeze(1)
             angular.index_add_(0, pair * pairs_of_elements + which, found)
-    angular = angular.view(n_pairs, pairs_of_elements, 3, len(c.angular_shifts) * len(c.sections))
+    angular = angular.view(n_pairs, pairs_of_elements, 3, len(c.angular_shifts) * len(c.along))
     return torch.cat([part.transpose(1, 2).flatten(2) for part in (radial, angular)], 2)

@@ -43,11 +43,11 @@ class Layout(NamedTuple):
     """Topology of a graph for one set of elements and one angular cutoff.
 
     Attributes:
-        radial: index of the pair in each slot of the radial axis, ``(atoms * n)``; ``n_pairs`` where it is empty.
+        radial: index of the pair in each slot of the radial axis, ``(atoms * n)``; 0 where it is empty.
         place: slot of each pair on that axis.
         senders: 1 where the slot's neighbor is of the element, else 0, ``(elements, atoms, n)``.
         near: pairs within the angular cutoff, by receiver, then by element of the sender.
-        angular: index of the pair in each slot of the angular axis, ``(atoms * m)``; ``n_pairs`` where it is empty.
+        angular: index of the pair in each slot of the angular axis, ``(atoms * m)``; 0 where it is empty.
         near_place: slot of each near pair on that axis.
         blocks: of the rows of triples.
         rows: row of ``(atom, pair of elements)`` of each row of triples, ascending in length.
@@ -92,10 +92,12 @@ def layout(
 
 def _layout(graph: Graph, species: Tensor, near: Tensor, n_elements: int, dtype: torch.dtype) -> Layout:
     radial = graph.padded()
-    place = (radial.flatten() < graph.n_pairs).nonzero()[:, 0]
+    there = radial.flatten() < graph.n_pairs
+    place = there.nonzero()[:, 0]
     elements = torch.arange(n_elements, device=species.device)
     kinds = torch.nn.functional.pad(species.index_select(0, graph.pairs[1]), (0, 1), value=-1)
     senders = (kinds.index_select(0, radial.flatten()).view(radial.shape) == elements[:, None, None]).to(dtype)
+    radial = torch.where(there, radial.flatten(), 0)
     index = near.nonzero()[:, 0]
     atoms, n_atoms = graph.pairs[0].index_select(0, index), graph.n_atoms
     kind = atoms * n_elements + kinds.index_select(0, index)
@@ -105,13 +107,13 @@ def _layout(graph: Graph, species: Tensor, near: Tensor, n_elements: int, dtype:
     width = max(int(total.max()) if n_atoms else 0, 1)
     slot = torch.arange(width, device=total.device)
     filled = slot < total[:, None]
-    angular = torch.full((n_atoms * width,), graph.n_pairs, device=total.device)
+    angular = torch.zeros(n_atoms * width, dtype=torch.int64, device=total.device)
     near_place = filled.flatten().nonzero()[:, 0]
     angular.index_copy_(0, near_place, index)
     blocks, rows = _blocks(counts, width)
     row_place = torch.full((n_atoms * (n_elements * (n_elements + 1) // 2),), len(rows), device=total.device)
     row_place.index_copy_(0, rows, torch.arange(len(rows), device=total.device))
-    return Layout(radial.flatten(), place, senders, index, angular, near_place, blocks, rows, row_place, width)
+    return Layout(radial, place, senders, index, angular, near_place, blocks, rows, row_place, width)
 
 
 def _blocks(counts: Int[Tensor, "atoms elements"], width: int) -> tuple[tuple[Block, ...], Tensor]:

@@ -117,7 +117,7 @@ class ANI(Potential):
         if self.standardize is not None:
             rows = self.standardize(rows, species)
         if not self.committee:
-            features = self.networks(rows, species)
+            features = self.networks(rows, species, graph.first_order)
             energy, members = self.readout(features)
             return Output(energy, members, features)
         copies = rows.expand(self.n_members, *rows.shape)

@@ -169,11 +169,14 @@ class AEV(Descriptor):
     def _constants(self) -> kernels.Constants:
         key = self.precision.dtype, self.precision.device
         if key not in self._made:
-            column = lambda values: self.precision.new_tensor(values)[:, None]  # noqa: E731
-            self._made[key] = kernels.Constants(
-                self.cutoff, self.radial_eta, column(self.radial_shifts), self.angular_cutoff, self.angular_eta,
-                self.zeta, column(self.angular_shifts), column(self.sections), self._window,
-            )  # fmt: skip
+            radial, angular, sections = map(
+                self.precision.new_tensor, (self.radial_shifts, self.angular_shifts, self.sections)
+            )
+            self._made[key] = kernels.constants(
+                (self.cutoff, self.radial_eta, radial),
+                (self.angular_cutoff, self.angular_eta, self.zeta, angular, sections),
+                self._window,
+            )
         return self._made[key]
 
 
