@@ -169,7 +169,7 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "softplus": lambda grad, x, y: grad * torch.sigmoid(x),
     "gaussian": lambda grad, x, y: grad * (-2 * x * y),
 }
-"""Of an activation, times a gradient, from its argument and its value: those that networks of potentials usually have."""
+"""Of an activation, times a gradient, from its argument and its value: of those that potentials usually have."""
 
 
 class ElementCommittee(nn.Module):
