@@ -153,9 +153,12 @@ def test_short_way_of_a_loss_on_forces(water):
 
     def plain(vectors):
         t = bessel.terms(vectors)
-        c = t.new_zeros(graph.n_atoms * 2, t.shape[0]).index_add(0, bessel.rows(graph), t.T).view(graph.n_atoms, 2, -1)
-        products = c.index_select(1, bessel.first) * c.index_select(1, bessel.second)
-        return (products @ bessel.sums).flatten(1)
+        c = (
+            t.new_zeros(graph.n_atoms * 2, t.shape[1])
+            .index_add(0, bessel.layout(graph).rows, t)
+            .view(-1, 2, t.shape[1])
+        )
+        return torch.stack([(c[:, a] * c[:, b]) @ bessel.sums for a, b in bessel.channels], 1).flatten(1)
 
     found = []
     for function in (lambda v: bessel(graph.replace(_vectors=v)), plain):

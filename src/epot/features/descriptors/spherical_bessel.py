@@ -14,7 +14,7 @@ neighbors. The radial functions ``g`` are those of :mod:`epot.features.bessel`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -22,7 +22,7 @@ from ...elements import names
 from ...errors import ConfigError
 from ...geometry.graph import Graph
 from ...typing import Float, Int, Tensor
-from ..angular import harmonics_with_gradients, spherical_harmonics
+from ..angular import derivative_matrices, spherical_harmonics
 from ..bessel import radial_functions
 from ..descriptor import Descriptor
 from ..engine import wanted
@@ -66,15 +66,17 @@ class SphericalBessel(Descriptor):
         sums = torch.zeros(len(terms), len(kinds), dtype=torch.float64)
         sums[torch.arange(len(terms)), self.term_radial] = 1
         self.register_buffer("sums", sums, persistent=False)
+        ladder = derivative_matrices(n_max).index_select(1, self.term_angular)  # (3, terms, lower harmonics)
+        self.register_buffer("ladder", ladder.permute(1, 0, 2).flatten(1).contiguous(), persistent=False)
         first, second = torch.triu_indices(self.n_species, self.n_species)
-        self.register_buffer("first", first.contiguous(), persistent=False)
-        self.register_buffer("second", second.contiguous(), persistent=False)
+        self.register_buffer("upper", first * self.n_species + second, persistent=False)
+        self.channels = list(zip(first.tolist(), second.tolist(), strict=True))
 
     term_radial: Tensor
     term_angular: Tensor
     sums: Tensor
-    first: Tensor
-    second: Tensor
+    ladder: Tensor
+    upper: Tensor
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SphericalBessel:
         """After a conversion the constants are rounded anew: float32 and back to float64 loses nothing."""
@@ -85,121 +87,166 @@ class SphericalBessel(Descriptor):
     @property
     def size(self) -> int:
         """``T (T + 1) / 2 * (n_max + 1)(n_max + 2) / 2`` for T elements."""
-        return len(self.first) * len(self._kinds)
+        return len(self.channels) * len(self._kinds)
 
     def columns(self) -> list[str]:
         """``(element) (element') l n``."""
-        pairs = zip(self.first.tolist(), self.second.tolist(), strict=True)
-        named = [f"{names([self.elements[a]])} {names([self.elements[b]])}" for a, b in pairs]
+        named = [f"{names([self.elements[a]])} {names([self.elements[b]])}" for a, b in self.channels]
         return [f"{pair} l{order} n{n}" for pair in named for order, n in self._kinds]
 
     @classmethod
     def tiny(cls) -> SphericalBessel:
         return cls((1, 6, 8), 4.0, n_max=3)
 
-    def rows(self, graph: Graph) -> Int[Tensor, " pairs"]:
-        """Atom and species of neighbor of each pair, as one index: kept with the graph."""
-        make = lambda: graph.pairs[0] * self.n_species + self.species(graph)[graph.pairs[1]]  # noqa: E731
-        return graph._once(f"atom_species{self.elements}", make)
+    def layout(self, graph: Graph) -> Layout:
+        """Which coefficients each pair adds to: kept with the graph."""
+        return graph._once(f"bessel{self.elements}", lambda: self._layout(graph))
+
+    def _layout(self, graph: Graph) -> Layout:
+        species = self.species(graph)
+        rows = graph.pairs[0] * self.n_species + species[graph.pairs[1]]
+        counts = torch.bincount(rows, minlength=graph.n_atoms * self.n_species)
+        return Layout(rows, torch.argsort(rows), counts.cumsum(0) - counts)
 
     def coefficients(self, graph: Graph) -> Float[Tensor, "atoms species terms"]:
         """``c^a_nlm``: for each l and n all m. Differentiable to the fourth order."""
-        vectors = graph.vectors().to(self.sums.dtype)
-        if graph.n_pairs == 0:
-            self.species(graph)  # refuses unknown elements
-        found = _Coefficients.apply(vectors, self.rows(graph), graph.n_atoms * self.n_species, self)
+        found = _Coefficients.apply(graph.vectors().to(self.sums.dtype), self.layout(graph), self)
         return found.view(graph.n_atoms, self.n_species, -1)
 
     def forward(self, graph: Graph) -> Float[Tensor, "atoms size"]:
         """Power spectra; zeros for an atom without neighbors."""
         c = self.coefficients(graph)
-        products = c.index_select(1, self.first) * c.index_select(1, self.second)
-        return (products.flatten(0, 1) @ self.sums).view(graph.n_atoms, self.size)
+        products = c[:, :, None] * c[:, None]
+        spectra = (products.flatten(0, 2) @ self.sums).view(graph.n_atoms, -1, len(self._kinds))
+        return spectra.index_select(1, self.upper).flatten(1)
 
-    def terms(self, vectors: Float[Tensor, "pairs 3"]) -> Float[Tensor, "terms pairs"]:
+    def terms(self, vectors: Float[Tensor, "pairs 3"]) -> Float[Tensor, "pairs terms"]:
         """``g_nl Y_lm`` of every pair, by operations that autograd knows."""
         r = vectors.square().sum(1).sqrt()
         angular = spherical_harmonics(vectors / r[:, None], self.n_max)
-        return self.radial(r).index_select(0, self.term_radial) * angular.index_select(0, self.term_angular)
+        found = self.radial(r).index_select(0, self.term_radial) * angular.index_select(0, self.term_angular)
+        return found.T
 
-    def terms_with_gradients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The same ``(pairs, terms)`` and their derivatives by the vectors, ``(3, pairs, terms)``, in closed form."""
+    def factors(self, vectors: Float[Tensor, "pairs 3"]) -> Factors:
+        """The same with what its derivatives are made of, without autograd."""
         r = vectors.square().sum(1).sqrt()
         units = vectors / r[:, None]
-        angular = harmonics_with_gradients(units, r, self.n_max)
-        value, slope = (f.index_select(0, self.term_radial) for f in self.radial.with_derivative(r))
-        y = angular.values.index_select(0, self.term_angular)
-        gradients = angular.gradients.index_select(1, self.term_angular) * value
-        gradients += units.T.contiguous()[:, None, :] * (slope * y)
-        return (value * y).T.contiguous(), gradients.transpose(1, 2).contiguous()
+        angular = spherical_harmonics(units, self.n_max)
+        value, slope = (f.T.index_select(1, self.term_radial) for f in self.radial.with_derivative(r))
+        y = angular.T.index_select(1, self.term_angular)
+        lower = angular[: self.ladder.shape[1] // 3].T.contiguous()
+        return Factors(value, slope * y, y, lower, units, r[:, None])
 
     @torch.no_grad()
     def jacobian(self, graph: Graph) -> Float[Tensor, "pairs 3 size"]:
         """``dp^ab/dr_ij = sum_m (dc^a c^b + c^a dc^b)``: only pairs (a, b) with the element of j vary."""
         c = self.coefficients(graph)
-        _, gradients = self.terms_with_gradients(graph.vectors().to(self.sums.dtype))
+        f = self.factors(graph.vectors().to(self.sums.dtype))
+        gradients = torch.stack([self.push(f, along.expand_as(f.units)) for along in torch.eye(3).to(f.units)])
         around = c.index_select(0, graph.pairs[0])
         products = gradients.transpose(0, 1)[:, :, None, :] * around[:, None]
         halves = (products.flatten(0, 2) @ self.sums).view(graph.n_pairs, 3, self.n_species, len(self._kinds))
         sender = self.species(graph)[graph.pairs[1]]
-        out = halves.new_zeros(graph.n_pairs, 3, len(self.first), len(self._kinds))
-        for column, (a, b) in enumerate(zip(self.first.tolist(), self.second.tolist(), strict=True)):
+        out = halves.new_zeros(graph.n_pairs, 3, len(self.channels), len(self._kinds))
+        for column, (a, b) in enumerate(self.channels):
             for mine, other in ((a, b), (b, a)):
                 which = (sender == mine).nonzero()[:, 0]
                 out[which, :, column] += halves[which, :, other]
         return out.view(graph.n_pairs, 3, self.size)
 
+    def push(self, f: Factors, velocities: Float[Tensor, "pairs 3"]) -> Float[Tensor, "pairs terms"]:
+        """How the terms change when the vectors move: ``sum_a v_a dt/dr_a``."""
+        outward = (f.units * velocities).sum(1, keepdim=True)
+        around = (velocities - f.units * outward) / f.distances
+        turned = (around[:, :, None] * f.lower[:, None]).flatten(1) @ self.ladder.T
+        return torch.addcmul(f.radial * turned, f.steep, outward)
+
+    def pull(self, f: Factors, grad: Float[Tensor, "pairs terms"]) -> Float[Tensor, "pairs 3"]:
+        """The transpose: ``sum_k grad_k dt_k/dr``."""
+        turned = ((grad * f.radial) @ self.ladder).view(len(grad), 3, -1)
+        around = (turned * f.lower[:, None]).sum(2) / f.distances
+        outward = (grad * f.steep).sum(1, keepdim=True) - (f.units * around).sum(1, keepdim=True)
+        return torch.addcmul(around, f.units, outward)
+
+
+class Layout(NamedTuple):
+    """Where the terms of pairs are added.
+
+    Attributes:
+        rows: of each pair, ``atom * n_species + species of the neighbor``.
+        order: pairs by row.
+        starts: first position in ``order`` of each row.
+    """
+
+    rows: Int[Tensor, " pairs"]
+    order: Int[Tensor, " pairs"]
+    starts: Int[Tensor, " rows"]
+
+    def add(self, values: Float[Tensor, "pairs terms"]) -> Float[Tensor, "rows terms"]:
+        """Sums over the pairs of each row."""
+        return torch.nn.functional.embedding_bag(self.order, values, self.starts, mode="sum")
+
+
+class Factors(NamedTuple):
+    """Terms of pairs ``radial * angular``, and what their derivatives are made of.
+
+    Attributes:
+        radial: ``g_nl``, ``(pairs, terms)``.
+        steep: ``dg_nl/dr Y_lm``, ``(pairs, terms)``.
+        angular: ``Y_lm``, ``(pairs, terms)``.
+        lower: harmonics up to a degree less, which the gradients of harmonics are combinations of.
+        units: directions, ``(pairs, 3)``.
+        distances: Å, ``(pairs, 1)``.
+    """
+
+    radial: Tensor
+    steep: Tensor
+    angular: Tensor
+    lower: Tensor
+    units: Tensor
+    distances: Tensor
+
 
 class _Coefficients(torch.autograd.Function):
-    """``c = sum_j t(r_j)``. The derivatives of t are made once and serve every backward pass, first and second."""
+    """``c = sum_j t(r_j)``. What the derivatives of t are made of serves every backward pass, first and second."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, rows: Tensor, n_rows: int, of: SphericalBessel) -> Tensor:
-        if ctx.needs_input_grad[0]:
-            values, gradients = of.terms_with_gradients(vectors.detach())
-            ctx.save_for_backward(vectors, rows, gradients)
-        else:
-            values = of.terms(vectors).T
-        ctx.of = of
-        return values.new_zeros(n_rows, values.shape[1]).index_add_(0, rows, values)
+    def forward(ctx: Any, vectors: Tensor, layout: Layout, of: SphericalBessel) -> Tensor:
+        f = of.factors(vectors.detach())
+        ctx.save_for_backward(vectors)
+        ctx.kept = f, layout, of
+        return layout.add(f.radial * f.angular)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        vectors, rows, gradients = ctx.saved_tensors
+        (vectors,) = ctx.saved_tensors
+        f, layout, of = ctx.kept
         if not torch.is_grad_enabled():
-            return _pull(grads[0], rows, gradients), None, None, None
-        return _Pull.apply(grads[0], vectors, rows, gradients, ctx.of), None, None, None
-
-
-def _pull(grad: Tensor, rows: Tensor, gradients: Tensor) -> Tensor:
-    """``sum_k grad_k dt_k/dr``, ``(pairs, 3)``."""
-    each = grad.index_select(0, rows)
-    return torch.stack([(each * g).sum(1) for g in gradients], 1)
+            return of.pull(f, grads[0].index_select(0, layout.rows)), None, None
+        return _Pull.apply(grads[0], vectors, *ctx.kept), None, None
 
 
 class _Pull(torch.autograd.Function):
     """The gradient as a function of its own: linear in what comes in, and of the vectors by what autograd knows."""
 
     @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, vectors: Tensor, rows: Tensor, gradients: Tensor, of: SphericalBessel
-    ) -> Tensor:
-        ctx.save_for_backward(grad, vectors, rows, gradients)
-        ctx.of = of
-        return _pull(grad, rows, gradients)
+    def forward(ctx: Any, grad: Tensor, vectors: Tensor, f: Factors, layout: Layout, of: SphericalBessel) -> Tensor:
+        ctx.save_for_backward(grad, vectors)
+        ctx.kept = f, layout, of
+        return of.pull(f, grad.index_select(0, layout.rows))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad, vectors, rows, gradients = ctx.saved_tensors
+        grad, vectors = ctx.saved_tensors
+        f, layout, of = ctx.kept
         again = torch.is_grad_enabled()
         if not again and not wanted(vectors):  # a loss on forces: only what the coefficients are multiplied by
-            push = sum(v[:, None] * g for v, g in zip(grads[0].unbind(1), gradients, strict=True))
-            return torch.zeros_like(grad).index_add_(0, rows, push), None, None, None, None
+            return layout.add(of.push(f, grads[0])), None, None, None, None
         with torch.enable_grad():
             # views: what comes in may depend on the vectors itself, and that way is not counted here
             grad = grad.view_as(grad) if grad.requires_grad else grad.detach().requires_grad_()
             vectors = vectors.view_as(vectors)
-            total = (ctx.of.terms(vectors).T * grad.index_select(0, rows)).sum()
+            total = (of.terms(vectors) * grad.index_select(0, layout.rows)).sum()
             (first,) = torch.autograd.grad(total, vectors, create_graph=True)
             found = torch.autograd.grad((first * grads[0]).sum(), (grad, vectors), create_graph=again)
         return *found, None, None, None
