@@ -34,3 +34,11 @@ def test_statistics_are_kept_in_the_state():
     assert (
         Standardize(2, 3).float()(torch.ones(1, 3).double(), torch.zeros(1, dtype=torch.int64)).dtype == torch.float32
     )
+
+
+def test_least_scale():
+    """Rare components stay small: no scale below a share of the largest; nothing is divided by zero."""
+    deviation = torch.tensor([[2.0, 0.1, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]).double()
+    block = Standardize(2, 4, least=0.25)
+    block.set(torch.zeros(2, 4).double(), deviation)
+    assert block.scale.tolist() == [[2.0, 0.5, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]]

@@ -16,6 +16,8 @@ class Standardize(nn.Module):
     Args:
         n_rows: one for each element (1 where all atoms, or whole structures, are treated alike).
         size: length of a descriptor's row.
+        least: no scale is less than this share of the largest of its row: components that hardly vary are then not
+            blown up to the size of those that do, noise and what is rare with them.
 
     Attributes:
         mean, scale: ``(rows, size)``; float64 unless converted.
@@ -24,8 +26,9 @@ class Standardize(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, n_rows: int, size: int) -> None:
+    def __init__(self, n_rows: int, size: int, least: float = 0.0) -> None:
         super().__init__()
+        self.least = least
         self.register_buffer("mean", torch.zeros(n_rows, size, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n_rows, size, dtype=torch.float64))
 
@@ -45,4 +48,8 @@ class Standardize(nn.Module):
         """
         least = torch.maximum(mean.abs(), deviation.amax(1, keepdim=True)) * 1e-6
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(deviation > least, deviation, 1.0))
+        scale = torch.where(deviation > least, deviation, 1.0)
+        if self.least > 0:
+            raised = torch.maximum(torch.where(deviation > least, deviation, 0.0), self.least * deviation.amax(1, True))
+            scale = torch.where(raised > 0, raised, 1.0)
+        self.scale.copy_(scale)

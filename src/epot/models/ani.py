@@ -35,6 +35,9 @@ WIDTHS: dict[str, dict[str, tuple[int, ...]]] = {
 OTHERS = {"1x": (128, 112, 96), "2x": (160, 128, 96)}
 """Those of elements that the published models do not have."""
 
+LEAST = 0.3
+"""Scales of standardized symmetry functions, as share of the largest: what hardly varies in the data stays small."""
+
 
 class ANI(Potential):
     """ANI: per-element networks on ANI's symmetry functions.
@@ -97,7 +100,7 @@ class ANI(Potential):
             raise ConfigError(f"ANI needs a descriptor of atoms; {settings.get('name')!r} describes whole structures.")
         self.cutoff, self.standardized = self.descriptor.cutoff, standardized
         n = len(self.descriptor.elements)
-        self.standardize = Standardize(n, self.descriptor.size).float() if standardized else None
+        self.standardize = Standardize(n, self.descriptor.size, LEAST).float() if standardized else None
         widths = {k: self.hidden[SYMBOLS[z]] for k, z in enumerate(self.elements)}
         sizes = (len(self.elements), self.descriptor.size, widths, activation)
         self.committee = n_members > 1
