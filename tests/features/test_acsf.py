@@ -111,7 +111,7 @@ def by_loops(made, structure):
 
     for p, (i, j) in enumerate(graph.pairs.T.tolist()):
         r = float(np.linalg.norm(vectors[p]))
-        for k, (elements, f) in enumerate(made._columns):
+        for k, (elements, f) in enumerate(made.functions):
             if len(elements) == 1 and elements[0] == numbers[j]:
                 out[i, k] += radial(f, r)
         for q in range(p + 1, graph.n_pairs):
@@ -119,7 +119,7 @@ def by_loops(made, structure):
                 break
             s, kinds = float(np.linalg.norm(vectors[q])), sorted((numbers[j], numbers[int(graph.pairs[1, q])]))
             sides = [r, s, float(np.linalg.norm(vectors[q] - vectors[p]))]
-            for k, (elements, f) in enumerate(made._columns):
+            for k, (elements, f) in enumerate(made.functions):
                 if len(elements) == 2 and sorted(elements) == kinds:
                     out[i, k] += angular(f, sides, float(vectors[p] @ vectors[q]) / (r * s))
     return out

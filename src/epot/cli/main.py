@@ -23,10 +23,11 @@ def _register() -> None:
     for module in sorted(m.name for m in pkgutil.iter_modules(folder.__path__)):
         if module != "main" and not module.startswith("_"):
             found = importlib.import_module(f"epot.cli.{module}")
+            name = module.rstrip("_")  # import_.py: a word that Python keeps to itself
             if isinstance(getattr(found, "app", None), typer.Typer):
-                app.add_typer(found.app, name=module)
+                app.add_typer(found.app, name=name)
             else:
-                app.command(name=module)(getattr(found, module))
+                app.command(name=name)(getattr(found, module))
 
 
 def main() -> None:

@@ -132,12 +132,12 @@ class ACSF(Descriptor):
             for at, product in itertools.product(kinds, products):
                 places[at, product] = len(places)
             self._groups.append((family, max(f.cutoff for f in functions), self._table(kinds)))
-        self._columns: list[tuple[tuple[int, ...], Any]] = [
+        self.functions: list[tuple[tuple[int, ...], Any]] = [
             (c, f) for c in channels for f in self.radial_functions if f.neighbors in ((), c)
         ]
         pairs: list[Any] = [()] if self.weighted else list(itertools.combinations_with_replacement(self.elements, 2))
-        self._columns += [(c, f) for c in pairs for f in self.angular_functions if _meant(f, c)]
-        chosen = torch.tensor([places[c, replace(f, neighbors=())] for c, f in self._columns])
+        self.functions += [(c, f) for c in pairs for f in self.angular_functions if _meant(f, c)]
+        chosen = torch.tensor([places[c, replace(f, neighbors=())] for c, f in self.functions])
         self.register_buffer("chosen", chosen, persistent=False)
         self._in_order = len(places) == len(chosen) and bool((chosen.diff() == 1).all())
 
@@ -163,7 +163,7 @@ class ACSF(Descriptor):
     def columns(self) -> list[str]:
         """``O: G2 eta=0.5 center=1.2``, ``H O: G4 eta=0.05 zeta=4 lambda=-1``; ``Z:`` if weighted."""
         own = lambda f: f"{f} cutoff={f.cutoff:g}" if f.cutoff != self.cutoff else str(f)  # noqa: E731
-        return [f"{' '.join(names([z]) for z in c) or 'Z'}: {own(f)}" for c, f in self._columns]
+        return [f"{' '.join(names([z]) for z in c) or 'Z'}: {own(f)}" for c, f in self.functions]
 
     def forward(self, graph: Graph) -> Float[Tensor, "atoms size"]:
         species = self.species(graph)
