@@ -62,14 +62,15 @@ class Plan(NamedTuple):
     parts: list[Part]
 
 
-def plan(graph: Graph, species: Int[Tensor, " atoms"], elements: tuple[int, ...]) -> Plan:
-    """The points of a graph for these elements; kept with it."""
-    return graph._once(f"points{elements}", lambda: _plan(graph, species, len(elements)))
+def plan(graph: Graph, species: Int[Tensor, " atoms"], elements: tuple[int, ...], points: int = 0) -> Plan:
+    """The points of a graph for these elements, so many to a part (0: :data:`POINTS`); kept with it."""
+    points = points or POINTS
+    return graph._once(f"points{points}{elements}", lambda: _plan(graph, species, len(elements), points))
 
 
-def _plan(graph: Graph, species: Tensor, n_species: int) -> Plan:
+def _plan(graph: Graph, species: Tensor, n_species: int, most: int) -> Plan:
     n, pairs = graph.n_atoms, graph.n_pairs
-    size = max(min(n, POINTS * n // max(pairs, 1)), 1)
+    size = max(min(n, most * n // max(pairs, 1)), 1)
     count = max(-(-n // size), 1)
     i, j = graph.pairs
     part = torch.div(i, size, rounding_mode="floor") if count > 1 else torch.zeros_like(i)

@@ -5,29 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .angular import harmonics_with_gradients, n_harmonics
 from .soap_contract import Contraction
-from .soap_density import Block, Density, Part, plan
+from .soap_density import Density, plan
+
+NUMBERS = 2**20
+"""Of derivatives of coefficients that are made at a time."""
+
+
+class _Run(NamedTuple):
+    """Columns ``start`` to ``stop`` of a product go to places from ``first`` on."""
+
+    start: int
+    stop: int
+    first: int
 
 
 class _Changes(NamedTuple):
-    """What a neighbor of one species changes: places in a row, for each degree, and the table of a product."""
+    """What a neighbor of one species changes: places in a row, for each degree, and the table of a product.
 
-    places: list[slice | Tensor]
+    With ``spread`` the columns of the product are put among ``width``, where others are zero.
+    """
+
+    runs: list[list[_Run]]
     table: Tensor
-
-
-class _Basis(NamedTuple):
-    """Radial functions and slopes ``(degrees, n_max, points)``; harmonics and gradients ``(3, components, points)``."""
-
-    radial: Tensor
-    slopes: Tensor
-    along: Tensor
-    gradients: Tensor
+    spread: Tensor | None
+    width: int
 
 
 def soap_jacobian(
@@ -37,73 +45,98 @@ def soap_jacobian(
 
     A neighbor changes the coefficients of its own species, ``dc_nm = R'_n u Y_m + R_n dY_m``, and p by
     ``dp_q = sum_nm dc_nm M_nmq``, where ``M`` is made of the coefficients of atom i: for each degree and species one
-    product of matrices for each atom and direction. Normalization adds ``- p (p . dp)`` to it.
+    product of matrices for each atom. Normalization adds ``- p (p . dp)`` to it: one more row of M.
     """
-    made = plan(graph, species, density.elements)
-    vectors = density.padded(graph.vectors().detach().to(density.center.dtype))
-    coefficients = density(graph.replace(_vectors=vectors[:-1]), species)
+    graph = graph.replace(_vectors=graph.vectors().detach())
+    coefficients = density(graph, species)
     spectra, norms = contract.with_norms(coefficients)
     mixed = contract.mix(coefficients)
+    if contract.normalize:
+        mixed = mixed / norms[:, None, None]
     changes = [_changes(contract, s, spectra) for s in range(len(density.elements))]
-    out = spectra.new_zeros(graph.n_pairs, 3, spectra.shape[1])
+    vectors = density.padded(graph.vectors().to(spectra.dtype))
+    out = _zeros(graph.n_pairs + 1, 3, spectra.shape[1], like=spectra)  # the last is for empty slots
+    points = max(NUMBERS // (3 * density.n_max * n_harmonics(density.l_max)), 64)
+    made = plan(graph, species, density.elements, points)
     for part in made.parts:
         atoms = slice(part.first, part.last)
-        c = mixed[atoms] / norms[atoms, None, None] if contract.normalize else mixed[atoms]
         for block in part.blocks:
             slots = made.slots[part.start + block.start : part.start + block.stop]
-            basis = _basis(density, vectors.index_select(0, slots))
-            shape = (part.last - part.first, block.width, 3, spectra.shape[1])
-            direct = len(density.elements) == 1 and int(slots[-1]) - int(slots[0]) == len(slots) - 1
-            direct = direct and bool((slots < graph.n_pairs).all())
-            if direct:
-                rows = out[int(slots[0]) : int(slots[-1]) + 1].view(shape)
-            else:
-                rows = contract.scratch.take("rows", *shape, like=out).zero_()
-            for place, product in _products(contract, part, block, basis, c, changes[block.species]):
-                rows[..., place[0], place[1]] = product
-            if contract.normalize:
-                flat, unit = rows.view(shape[0], -1, shape[3]), spectra[atoms]
-                flat.baddbmm_(torch.bmm(flat, unit[:, :, None]), unit[:, None, :], alpha=-1)
-            if not direct:
-                real = (slots < graph.n_pairs).nonzero()[:, 0]
-                out.index_copy_(0, slots[real], rows.view(-1, 3, shape[3]).index_select(0, real))
-    return out
+            change = _coefficient_changes(density, vectors.index_select(0, slots), block.width)
+            to = slots.view(-1, 1, block.width) * 3 + torch.arange(3, device=slots.device)[:, None]
+            unit = spectra[atoms] if contract.normalize else None
+            for runs, product in _products(contract, change, mixed[atoms], unit, changes[block.species]):
+                for run in runs:
+                    target = out.view(-1, spectra.shape[1])[:, run.first : run.first + run.stop - run.start]
+                    target.index_copy_(0, to.flatten(), product[:, run.start : run.stop])
+    return out[:-1]
 
 
-def _changes(contract: Contraction, species: int, like: Tensor) -> _Changes:
-    some, table = contract.derivative(species)
-    places: list[slice | Tensor] = []
-    for degree in range(len(contract.factors)):
-        columns = (torch.from_numpy(contract.layout.degree) == degree).nonzero()[:, 0][torch.from_numpy(some)]
-        first, last = int(columns[0]), int(columns[-1])
-        contiguous = last - first == len(columns) - 1
-        places.append(slice(first, last + 1) if contiguous else columns.to(like.device))
-    return _Changes(places, torch.from_numpy(table).to(like).flatten(1))
+def _zeros(*shape: int, like: Tensor) -> Tensor:
+    """Zeros that cost nothing until they are touched, where the system has such."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(shape, dtype=np.float32 if like.dtype == torch.float32 else np.float64))
 
 
-def _basis(density: Density, vectors: Float[Tensor, "points 3"]) -> _Basis:
+def _coefficient_changes(density: Density, vectors: Tensor, width: int) -> list[Tensor]:
+    """``dc_nm/dr`` for each degree, ``(m, n_max, atoms, 3, width)``."""
     r = vectors.square().sum(1).sqrt()
     units = vectors / r[:, None]
     angular = harmonics_with_gradients(units, r, density.l_max)
     value, slope = density.series.with_derivative(r)
     fade, steep = density.fade.with_slope(r)
-    shape = (density.l_max + 1, density.n_max, len(r))
-    slope = slope.mul_(fade).addcmul_(value, steep).view(shape)
-    return _Basis(value.mul_(fade).view(shape), slope, angular.values * units.T[:, None], angular.gradients)
+    slope = slope.mul_(fade).addcmul_(value, steep).view(density.l_max + 1, 1, density.n_max, -1, 1, width)
+    value = value.mul_(fade).view(slope.shape)
+    by_atom = lambda t: t.view(3, t.shape[1], 1, -1, width).permute(1, 2, 3, 0, 4).contiguous()  # noqa: E731
+    along, gradients = by_atom(angular.values * units.T[:, None]), by_atom(angular.gradients)
+    found = []
+    for degree in range(density.l_max + 1):
+        m = slice(degree * degree, n_harmonics(degree))
+        made = along.new_empty(2 * degree + 1, density.n_max, *along.shape[2:])
+        torch.mul(along[m], slope[degree], out=made)
+        found.append(made.addcmul_(gradients[m], value[degree]))
+    return found
 
 
 def _products(
-    contract: Contraction, part: Part, block: Block, basis: _Basis, c: Tensor, changes: _Changes
-) -> Iterator[tuple[tuple[int, slice | Tensor], Tensor]]:
-    """Directions and places of a row with derivatives of all pairs of a block, ``(atoms, width, places)``."""
-    atoms, n_max = part.last - part.first, contract.n_max
-    for degree, (f, place) in enumerate(zip(contract.factors, changes.places, strict=True)):
-        m = slice(degree * degree, n_harmonics(degree))
-        mine = (c[:, :, m] * f).transpose(1, 2).reshape(atoms * (2 * degree + 1), -1)
-        matrix = (mine @ changes.table).view(atoms, (2 * degree + 1) * n_max, -1)
-        for axis in range(3):
-            change = contract.scratch.take("change", 2 * degree + 1, n_max, basis.radial.shape[2], like=c)
-            torch.mul(basis.along[axis, m, None], basis.slopes[degree], out=change)
-            change.addcmul_(basis.gradients[axis, m, None], basis.radial[degree])
-            by_atom = change.view(-1, atoms, block.width).permute(1, 2, 0)
-            yield (axis, place), torch.bmm(by_atom, matrix)
+    contract: Contraction, change: list[Tensor], mixed: Tensor, unit: Tensor | None, changes: _Changes
+) -> Iterator[tuple[list[_Run], Tensor]]:
+    """For each degree places of a row, and derivatives of the pairs of a block, ``(atoms * 3 * width, some)``."""
+    atoms, lefts, rights = len(mixed), [], []
+    for degree, f in enumerate(contract.factors):
+        mine = (mixed[:, :, degree * degree : n_harmonics(degree)] * f).transpose(1, 2)
+        right = mine.reshape(-1, mixed.shape[1]) @ changes.table
+        right = right.view(atoms, (2 * degree + 1) * contract.n_max, -1)
+        if changes.spread is not None:
+            right = right.new_zeros(*right.shape[:2], changes.width).index_copy_(2, changes.spread, right)
+        rights.append(right)
+        lefts.append(change[degree].view(rights[-1].shape[1], atoms, -1).permute(1, 2, 0))
+    if unit is None:
+        for runs, left, right in zip(changes.runs, lefts, rights, strict=True):
+            yield runs, torch.bmm(left, right).flatten(0, 1)
+        return
+    mine = [
+        torch.cat([unit[:, run.first : run.first + run.stop - run.start] for run in runs], 1) for runs in changes.runs
+    ]
+    along = torch.stack(
+        [torch.bmm(x, torch.bmm(m, u[:, :, None])) for x, m, u in zip(lefts, rights, mine, strict=True)]
+    ).sum(0)
+    for runs, left, right, u in zip(changes.runs, lefts, rights, mine, strict=True):
+        yield runs, torch.baddbmm(along * u[:, None, :], left, right, beta=-1).flatten(0, 1)
+
+
+def _changes(contract: Contraction, species: int, like: Tensor) -> _Changes:
+    some, table = contract.derivative(species)
+    columns = [np.flatnonzero(contract.layout.degree == degree) for degree in range(len(contract.factors))]
+    runs = [_runs(c[some]) for c in columns]
+    spread, in_one = None, all(len(_runs(c)) == 1 for c in columns)
+    if contract.normalize or (in_one and len(runs[0]) > 4):  # all change, or many short pieces of one do
+        runs = [_runs(c) for c in columns]
+        spread = torch.from_numpy(some).to(like.device) if len(some) < len(columns[0]) else None
+    return _Changes(runs, torch.from_numpy(table).to(like).flatten(1), spread, len(columns[0]))
+
+
+def _runs(places: np.ndarray) -> list[_Run]:
+    starts = np.flatnonzero(np.diff(places, prepend=-2) != 1).tolist()
+    return [_Run(a, b, int(places[a])) for a, b in zip(starts, [*starts[1:], len(places)], strict=True)]
