@@ -187,8 +187,7 @@ def work(name, folder, threads, members):
                 calls = {where: caller(package, *where)}
                 for _ in range(4):
                     found = calls[where]()
-                if found is not None:
-                    answer = {"forces": found[1].tolist()}
+                answer = {"forces": None if found is None else found[1].tolist()}
             except Exception as why:
                 answer = {"failed": f"{type(why).__name__}: {str(why).splitlines()[0][:90] if str(why) else ''}"}
         else:
@@ -229,30 +228,27 @@ class Worker:
 def compare(workers, system, ours, peers, chosen):
     """One of our modes and all of the peer's on one system, in turns: a row of the table."""
     walls, failed, forces = {}, {}, {}
+    order = {"system": system, "mode": ours}
+    forces["epot"] = workers["epot"].ask(do="prepare", **order)["forces"]
     for mode in peers:  # each with our mode beside it
+        ready = workers["torchani"].ask(do="prepare", system=system, mode=mode)
+        if "failed" in ready:
+            failed[f"torchani {mode}"] = ready["failed"]
+            continue
+        forces.setdefault("torchani", ready["forces"])
         for _ in range(chosen.rounds):
             for name, own in (("epot", ours), ("torchani", mode)):
-                if (name, own) in failed:
-                    continue
-                ready = workers[name].ask(do="prepare", system=system, mode=own)
-                if "failed" in ready:
-                    failed[name, own] = ready["failed"]
-                    continue
-                forces.setdefault((name, own), ready.get("forces"))
                 got = workers[name].ask(do="sample", system=system, mode=own, seconds=chosen.seconds)
-                walls.setdefault((name, own), []).extend(got["wall"])
+                walls.setdefault(f"{name} {own}", []).extend(got["wall"])
     row = {"system": system, "mode": ours, "threads": chosen.threads, "loadavg": os.getloadavg()[0]}
-    row["failed"] = {" ".join(k): v for k, v in failed.items()}
-    row["modes"] = {
-        " ".join(k): {"median_ms": statistics.median(v), "min_ms": min(v), "n": len(v)} for k, v in walls.items()
-    }
+    row["failed"] = failed
+    row["modes"] = {k: {"median_ms": statistics.median(v), "min_ms": min(v), "n": len(v)} for k, v in walls.items()}
     mine = row["modes"][f"epot {ours}"]
     for measure in ("median_ms", "min_ms"):
         best = min((v[measure], k) for k, v in row["modes"].items() if k.startswith("torchani"))
         row[measure] = {"epot": mine[measure], "torchani": best[0], "best": best[1], "ratio": best[0] / mine[measure]}
-    if forces["epot", ours] is not None:
-        peer = next(np.array(v) for k, v in forces.items() if k[0] == "torchani")
-        row["apart"] = float(np.abs(np.array(forces["epot", ours]) - peer).max())
+    if forces["epot"] is not None:
+        row["apart"] = float(np.abs(np.array(forces["epot"]) - np.array(forces["torchani"])).max())
     return row
 
 

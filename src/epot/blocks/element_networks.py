@@ -83,7 +83,7 @@ class ElementNetworks(nn.Module):
         self.networks = nn.ModuleList(
             nn.ModuleList(nn.Linear(a, b, dtype=dtype) for a, b in zip((n_in, *ws), ws, strict=False)) for ws in widths
         )
-        for layer in (layer for network in self.networks for layer in network):  # type: ignore[union-attr]
+        for layer in (layer for network in self.networks for layer in network):  # type: ignore[attr-defined]
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.blocks = [ws[-1] + 1 for ws in widths]
@@ -105,14 +105,14 @@ class ElementNetworks(nn.Module):
         """
         groups = by_element(species, len(self.blocks))
         if once and x.requires_grad and self.name in _SLOPES:
-            layers = [[(w.weight.detach(), w.bias.detach()) for w in network] for network in self.networks]  # type: ignore[union-attr]
+            layers = [[(w.weight.detach(), w.bias.detach()) for w in network] for network in self.networks]  # type: ignore[attr-defined]
             return _Once.apply(x, groups, layers, self.name)
         parts, column = [], 0
         for network, rows, block in zip(
             self.networks, x.index_select(0, groups.order).split(groups.counts), self.blocks, strict=True
         ):
             if len(rows):
-                for layer in network:  # type: ignore[union-attr]
+                for layer in network:  # type: ignore[attr-defined]
                     rows = self.activation(layer(rows))
                 rows = nn.functional.pad(rows, (0, 1), value=1.0)
                 parts.append(nn.functional.pad(rows, (column, self.size - column - block)))
@@ -205,7 +205,7 @@ class ElementCommittee(nn.Module):
         self.biases = nn.ModuleList(
             nn.ParameterList(torch.zeros(n_members, 1, b, dtype=dtype) for b in s[1:]) for s in sizes
         )
-        for weight in (matrix for network in self.weights for stack in network for matrix in stack):  # type: ignore[union-attr]
+        for weight in (matrix for network in self.weights for stack in network for matrix in stack):  # type: ignore[attr-defined]
             nn.init.xavier_normal_(weight)
 
     def forward(
@@ -218,7 +218,7 @@ class ElementCommittee(nn.Module):
             self.weights, self.biases, copies.index_select(1, groups.order).split(groups.counts, 1), strict=True
         ):
             if rows.shape[1]:
-                stacks = list(zip(weights, biases, strict=True))
+                stacks = list(zip(weights, biases, strict=True))  # type: ignore[call-overload]
                 for weight, bias in stacks[:-1]:
                     rows = self.activation(torch.baddbmm(bias, rows, weight))
                 parts.append(torch.baddbmm(stacks[-1][1], rows, stacks[-1][0]).squeeze(2))

@@ -215,10 +215,10 @@ def _pull_angular(grad: Tensor, kept: Kept, where: Layout, c: Constants, out: Te
         shift = (shifted * angles).sum(1)
         shift = torch.addcmul(shift, mean, value, value=-1).mul_(weight).mul_(2 * c.angular_eta)
         turn = (plain * slopes).sum(1).mul_(weight)
-        for cells in (block.cells, block.mirror):
-            by_weight.scatter_(0, cells, value.view(-1))
-            by_mean.scatter_(0, cells, shift.view(-1))
-            by_cosine.scatter_(0, cells, turn.view(-1))
+        for index in (block.cells, block.mirror):
+            by_weight.scatter_(0, index, value.view(-1))
+            by_mean.scatter_(0, index, shift.view(-1))
+            by_cosine.scatter_(0, index, turn.view(-1))
     square = (-1, where.width, where.width)
     by_mean, by_cosine, by_weight = by_mean.view(square), by_cosine.view(square), by_weight.view(square)
     r, window, slope = kept.bonds

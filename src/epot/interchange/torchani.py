@@ -225,7 +225,7 @@ def _fill(model: ANI, members: list[list[_Network]]) -> None:
     if isinstance(networks, ElementCommittee):
         model.scale.fill_(HARTREE)
         for k, (weights, biases) in enumerate(zip(networks.weights, networks.biases, strict=True)):
-            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):  # type: ignore[call-overload]
                 for m, member in enumerate(members):
                     weight[m].copy_(member[k].weights[layer].T)
                     bias[m].copy_(_or_zero(member[k].biases[layer]))
@@ -234,7 +234,7 @@ def _fill(model: ANI, members: list[list[_Network]]) -> None:
     model.readout.scale.fill_(HARTREE)
     last = []
     for layers, network in zip(networks.networks, members[0], strict=True):
-        for layer, weight, bias in zip(layers, network.weights, network.biases, strict=False):  # type: ignore[arg-type]
+        for layer, weight, bias in zip(layers, network.weights, network.biases, strict=False):  # type: ignore[call-overload]
             layer.weight.copy_(weight)
             layer.bias.copy_(_or_zero(bias))
         last += [network.weights[-1][0], _or_zero(network.biases[-1]).reshape(-1).expand(1).to(network.weights[-1])]
