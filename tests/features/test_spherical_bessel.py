@@ -191,11 +191,12 @@ def test_lone_atoms_batches_and_pairs_beyond_the_cutoff(water):
 def test_float32_and_back_loses_nothing(water):
     bessel = SphericalBessel((1, 8), 3.5, 4)
     graph = build(water, 3.5)
-    before = bessel(graph)
+    before, slopes = bessel(graph), bessel.jacobian(graph)
     single = bessel.float()(graph)
     assert single.dtype == torch.float32
     assert 1e-9 < (single - before).abs().max() < 1e-4
     assert torch.equal(bessel.double()(graph), before)
+    assert torch.equal(bessel.jacobian(graph), slopes)
 
 
 def test_columns_and_configuration():
@@ -213,3 +214,12 @@ def test_bad_input(ethanol):
         SphericalBessel((1,), 3.0, -1)
     with pytest.raises(UnknownElementError, match="H, C.*holds O"):
         SphericalBessel((1, 6))(build(ethanol, 4.0))
+
+
+def test_forces_of_lone_atoms_vanish():
+    bessel = SphericalBessel((1, 8), 3.0, 3)
+    lone = build(Structure(np.array([8, 1]), np.array([[0.0, 0, 0], [0, 0, 5.0]])), 3.0)
+    positions = lone.positions.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(bessel(lone.replace(positions=positions)).sum(), positions, create_graph=True)
+    assert not slope.any()
+    assert bessel.jacobian(lone).shape == (0, 3, bessel.size)

@@ -57,7 +57,6 @@ class SphericalBessel(Descriptor):
             )
         self.cutoff, self.n_max = float(cutoff), n_max
         self.radial = ChebyshevSeries(lambda r: radial_functions(r, self.cutoff, n_max), self.cutoff)
-        self._exact = self.radial.tables  # not a buffer: stays float64 where buffers are converted
         kinds = [(order, n) for order in range(n_max + 1) for n in range(n_max - order + 1)]
         terms = [(row, order * order + m) for row, (order, _) in enumerate(kinds) for m in range(2 * order + 1)]
         self._kinds = kinds
@@ -68,6 +67,7 @@ class SphericalBessel(Descriptor):
         self.register_buffer("sums", sums, persistent=False)
         ladder = derivative_matrices(n_max).index_select(1, self.term_angular)  # (3, terms, lower harmonics)
         self.register_buffer("ladder", ladder.permute(1, 0, 2).flatten(1).contiguous(), persistent=False)
+        self._exact = self.radial.tables, self.ladder  # not buffers: float64 also where buffers are converted
         first, second = torch.triu_indices(self.n_species, self.n_species)
         self.register_buffer("upper", first * self.n_species + second, persistent=False)
         self.channels = list(zip(first.tolist(), second.tolist(), strict=True))
@@ -81,7 +81,8 @@ class SphericalBessel(Descriptor):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SphericalBessel:
         """After a conversion the constants are rounded anew: float32 and back to float64 loses nothing."""
         super()._apply(fn, recurse)
-        self.radial.tables = self._exact.to(self.radial.tables)
+        tables, ladder = self._exact
+        self.radial.tables, self.ladder = tables.to(self.radial.tables), ladder.to(self.ladder)
         return self
 
     @property
@@ -163,7 +164,7 @@ class SphericalBessel(Descriptor):
 
     def pull(self, f: Factors, grad: Float[Tensor, "pairs terms"]) -> Float[Tensor, "pairs 3"]:
         """The transpose: ``sum_k grad_k dt_k/dr``."""
-        turned = ((grad * f.radial) @ self.ladder).view(len(grad), 3, -1)
+        turned = ((grad * f.radial) @ self.ladder).view(len(grad), 3, self.ladder.shape[1] // 3)
         around = (turned * f.lower[:, None]).sum(2) / f.distances
         outward = (grad * f.steep).sum(1, keepdim=True) - (f.units * around).sum(1, keepdim=True)
         return torch.addcmul(around, f.units, outward)
