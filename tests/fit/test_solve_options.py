@@ -6,8 +6,9 @@ import torch
 from toy_data import molecules
 
 from epot.data.dataset import Dataset
-from epot.errors import FitError, LabelError
+from epot.errors import ConfigError, FitError, LabelError
 from epot.fit import checkpoint, triangle
+from epot.fit.config import build_potential
 from epot.fit.design import design
 from epot.fit.recipe import FitState
 from epot.fit.stages.solve import Solve
@@ -135,11 +136,11 @@ def test_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     state.folder = tmp_path
     rows, calls = Solve._rows, []
 
-    def counted(self, state, structures):
+    def counted(self, state, fixed, structures):
         calls.append(len(structures))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return rows(self, state, structures)
+        return rows(self, state, fixed, structures)
 
     monkeypatch.setattr(Solve, "_rows", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -175,3 +176,39 @@ def test_memory_does_not_grow_with_the_structures():
         system.add(torch.randn(100, 6).double(), torch.randn(100).double())
         assert system._waits < 1024 + 100
     assert system.rows == 5000
+
+
+def test_sigmas_and_scale_of_the_most_evidence():
+    """No factor of any of the three makes the data likelier, and the reported evidence is that of a fit with them."""
+    data = molecules(16)
+    free = ["energy_sigma", "force_sigma", "delta"]
+    state = state_of(data, n_sparse=20)
+    graph = build(list(data), 3.5)
+    solve = Solve(energy_sigma=0.01, force_sigma=0.1, evidence=free)
+    solve.check(state)
+    solve.run(state)
+    facts, body = state.about["fit"]["solve"], state.potential.terms["body"]
+    assert body.delta == body.terms[0].delta == pytest.approx(facts["evidence_factors"]["delta"])
+    assert body.delta != 1
+
+    def again(energy=1.0, force=1.0, delta=1.0):
+        other = state_of(data, n_sparse=20, delta=body.delta * delta)
+        Solve(facts["energy_sigma"] * energy, facts["force_sigma"] * force).run(other)
+        return other
+
+    same = again()
+    best = same.about["fit"]["solve"]["log_likelihood"]
+    assert best == pytest.approx(facts["log_likelihood"], abs=1e-3)
+    torch.testing.assert_close(body(graph).energy, same.potential.terms["body"](graph).energy, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(state.factor.T @ state.factor, same.factor.T @ same.factor, rtol=1e-6, atol=1e-6)
+    for change in ({"energy": 1.3}, {"energy": 0.7}, {"force": 1.1}, {"force": 0.9}, {"delta": 1.5}, {"delta": 0.6}):
+        assert again(**change).about["fit"]["solve"]["log_likelihood"] < best, change
+
+
+def test_evidence_of_what_there_is():
+    with pytest.raises(ConfigError, match=r"names theta; expected some of energy_sigma"):
+        Solve(evidence=["theta"])
+    state = state_of(molecules(3))
+    state.potential = build_potential("linear", [1, 8])
+    with pytest.raises(ConfigError, match=r"delta.*Linear has none"):
+        Solve(evidence=["delta"]).check(state)

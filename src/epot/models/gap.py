@@ -180,18 +180,34 @@ class GAP(Potential):
         """Sparse points of all kernels together that a fit would choose, if the data have as many."""
         return sum(k.n_sparse * (1 if isinstance(k, SoapKernel) else len(k.labels)) for k in self.kernel_list())
 
+    def rescale(self, factor: float) -> float:
+        """Multiply the delta of every kernel, with weights that leave the energies as they are.
+
+        Returns what weights were divided by: the root of their precision is to be multiplied by it.
+        """
+        for kernel in self.kernel_list():
+            kernel.delta *= factor
+        self.delta *= factor
+        self.kernels = None if self.kernels is None else [k.config() for k in self.kernel_list()]
+        with torch.no_grad():
+            self.readout.weight.div_(factor**2)
+        return factor**2
+
     def precision(self) -> Float[Tensor, "features features"]:
         """``K_MM``: of the prior on the weights. Made of the sparse points, never stored."""
         return torch.block_diag(*[k.gram() for k in self.kernel_list()])
 
     def forward(self, graph: Graph) -> Output:
-        """Energies per atom, with kernels as features.
+        """Energies per atom, with kernels as features; without, where SOAP is alone and only forces are asked for.
 
         Raises:
             ModelError: no sparse points were chosen yet.
             UnknownElementError: an element that this potential was not made for.
         """
         self._refuse_unknown(graph)
+        only, readout = self.kernel_list()[0], self.readout
+        if graph.first_order and len(self.terms) == 1 and isinstance(only, SoapKernel) and not readout.n_members:
+            return Output(only.energies(graph.within(only.cutoff), readout.weight * readout.scale))
         made = [kernel(graph.within(kernel.cutoff)) for kernel in self.kernel_list()]
         features = made[0] if len(made) == 1 else torch.cat(made, 1)
         energy, members = self.readout(features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,11 +14,13 @@ from ...blocks.readout import LinearReadout, prior_precision
 from ...data.structure import Structure
 from ...errors import ConfigError, FitError, LabelError
 from ...geometry.graph import Graph, build
+from ...potential import Potential, Sum
 from ...predict import Prediction, predict
 from ...progress import bar
 from ...typing import Tensor
 from .. import checkpoint
 from ..design import design, learned_readout, learned_term
+from ..evidence import PRIOR, combined, most_likely
 from ..recipe import FitState, Stage
 from ..triangle import Triangle, prior_rows, refuse_too_large
 
@@ -26,6 +28,8 @@ BATCH = 64
 """Atoms whose rows are made together, at least."""
 OWN = {"energy": "energy_sigma", "forces": "force_sigma", "virial": "virial_sigma"}
 """Keys of ``Structure.info`` that say a sigma of that structure."""
+FREE = {sigma: part for part, sigma in OWN.items()} | {"delta": PRIOR}
+"""What ``evidence`` may name, and the part of the rows that it scales."""
 PER_ATOM = "force_atom_sigma"
 """Key of ``Structure.arrays`` that says sigmas of the forces of its atoms."""
 
@@ -62,6 +66,9 @@ class Solve(Stage):
         jitter: added to the diagonal of the prior precision, relative to its mean: sparse points that are nearly the
             same make it singular in double precision.
         prior: precision of the weights where the readout sets none (a ridge).
+        evidence: which of ``energy_sigma``, ``force_sigma``, ``virial_sigma`` (each with all overrides, by one
+            factor) and ``delta`` (of all kernels of a GAP, by one factor) are chosen to make the training data most
+            likely (:mod:`epot.fit.evidence`); the given values are the start.
         checkpoint_every: seconds between checkpoints, where the fit has a folder: an interrupted one goes on from the
             last, to the same numbers.
 
@@ -79,6 +86,7 @@ class Solve(Stage):
         config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
         jitter: float = 1e-10,
         prior: float = 1.0,
+        evidence: Sequence[str] = (),
         checkpoint_every: float = 300.0,
     ) -> None:
         self.energy_sigma, self.force_sigma, self.virial_sigma = energy_sigma, force_sigma, virial_sigma
@@ -100,6 +108,9 @@ class Solve(Stage):
                     f"Solve.{name} is {value}; it is the error that is tolerated and must be above 0. "
                     "A label that should not be fitted is left out of the data instead."
                 )
+        self.evidence = [evidence] if isinstance(evidence, str) else list(evidence)
+        if extra := sorted(set(self.evidence) - FREE.keys()):
+            raise ConfigError(f"Solve.evidence names {', '.join(extra)}; expected some of {', '.join(FREE)}.")
         if jitter < 0:
             raise ConfigError(f"Solve.jitter is {jitter}; it must not be negative.")
 
@@ -107,10 +118,14 @@ class Solve(Stage):
         """Whether there is something to solve for and something to solve it with.
 
         Raises:
+            ConfigError: ``evidence`` names ``delta`` and the potential has none.
             FitError: no linear readout, or more weights than memory has room for.
             LabelError: labels that are not finite, or none at all; a sigma of a structure that is not above 0.
         """
-        self._check_memory(learned_term(state.potential))
+        term = learned_term(state.potential)
+        if "delta" in self.evidence and not hasattr(term, "rescale"):
+            raise ConfigError(f"Solve.evidence names delta, which is of kernels; {type(term).__name__} has none.")
+        self._check_memory(term)
         bad = [(s.source or f"structure {k}", p) for k, s in enumerate(state.train) for p in s.problems()]
         if bad:
             raise LabelError(
@@ -170,8 +185,13 @@ class Solve(Stage):
                     readout.bias.zero_()
             precision, bias = prior_precision(state.potential), readout.bias is not None
             prior = prior_rows(precision, len(readout.weight), bias=bias, jitter=self.jitter, ridge=self.prior)
-            system = Triangle(prior)
-            self._fill(state, system)
+            names = ("energy", "forces", "virial") if self.evidence else ("all",)
+            systems = {n: Triangle(torch.zeros_like(prior) if self.evidence else prior) for n in names}
+            self._fill(state, systems)
+            system, factors = systems.get("all"), {}
+            if system is None:
+                factors = most_likely(systems, prior, [FREE[name] for name in self.evidence])
+                system, prior = combined(systems, prior, factors)
             solution = system.solve()
             if not bool(torch.isfinite(solution).all()):
                 raise FitError(
@@ -184,51 +204,54 @@ class Solve(Stage):
             raise
         width = 0 if readout.bias is None else 1
         state.factor = system.factor()[width:, width:].clone()
-        self._report(state, system, system.log_likelihood(prior), time.monotonic() - start)
+        if (scale := factors.get(PRIOR)) is not None:
+            state.factor *= learned_term(state.potential).rescale(scale)  # type: ignore[operator]
+        self._report(state, system, system.log_likelihood(prior), factors, time.monotonic() - start)
 
-    def _fill(self, state: FitState, system: Triangle) -> None:
-        """Add the rows of all structures, from where the last checkpoint ends."""
+    def _fill(self, state: FitState, systems: dict[str, Triangle]) -> None:
+        """Add the rows of all structures, each to its system, from where the last checkpoint ends."""
         path, done, saved = state.checkpoint, 0, time.monotonic()
         found = None if path is None else checkpoint.load(path)
         if found is not None:
-            system.restore(*found)
+            for name, system in systems.items():
+                system.restore(checkpoint.under(name, found[0]), found[1].get(name, {}))
             done = found[1]["structures"]
+        fixed = fixed_part(state.potential)
         with bar("solving for the weights", len(state.train)) as shown:
             shown.advance(done)
             for structures in batches(state.train[k] for k in range(done, len(state.train))):
-                system.add(*self._rows(state, structures))
+                for name, rows in self._rows(state, fixed, structures).items():
+                    (systems.get(name) or systems["all"]).add(*rows)
                 done += len(structures)
                 shown.advance(len(structures))
                 if path is not None and time.monotonic() - saved >= self.checkpoint_every:
-                    tensors, facts = system.state()
-                    checkpoint.save(path, tensors, facts | {"structures": done})
+                    states = {name: system.state() for name, system in systems.items()}
+                    tensors = {k: v for n, s in states.items() for k, v in checkpoint.prefixed(n, s[0]).items()}
+                    checkpoint.save(path, tensors, {n: s[1] for n, s in states.items()} | {"structures": done})
                     saved = time.monotonic()
 
-    def _rows(self, state: FitState, structures: list[Structure]) -> tuple[Tensor, Tensor, float]:
-        """Weighted rows and targets of a few structures, and the sum of the logarithms of the weights."""
+    def _rows(self, state: FitState, fixed: Potential, structures: list[Structure]) -> dict[str, tuple]:
+        """Weighted rows and targets of a few structures by label, and the sums of the logarithms of the weights."""
         potential = state.potential
         graph = build(structures, potential.cutoff, elements=potential.elements, device=state.device)
         forces = any(s.forces is not None for s in structures)
         virial = any(s.stress is not None for s in structures)
         want = ["energy"] + ["forces"] * forces + ["virial"] * virial
-        fixed = predict(potential, graph, want)
+        base = predict(fixed, graph.within(fixed.cutoff), want)
         made = design(potential, graph, forces=forces, virial=virial)
         readout = learned_readout(potential)
         made = with_bias(made, graph, readout)
-        picks, targets, weights = self._labels(structures, fixed)
+        picks, targets, weights = self._labels(structures, base)
         parts = {"energy": made.energy, "forces": made.forces, "virial": made.virial}
-        blocks, values, log_weights = [], [], 0.0
+        found = {}
         for name, rows in parts.items():
             if rows is None or not len(picks[name]):
                 continue
             rows = rows.reshape(-1, rows.shape[-1])[torch.from_numpy(picks[name])]
             weight = torch.from_numpy(weights[name])[:, None]
-            blocks.append(rows.cpu() * weight)
-            values.append(torch.from_numpy(targets[name]) * weight[:, 0])
-            log_weights += float(weight.log().sum())
-        if not blocks:
-            return made.energy[:0].cpu(), made.energy.new_zeros(0).cpu(), 0.0
-        return torch.cat(blocks), torch.cat(values), log_weights
+            target = torch.from_numpy(targets[name]) * weight[:, 0]
+            found[name] = (rows.cpu().mul_(weight), target, float(weight.log().sum()))
+        return found
 
     def _labels(self, structures: list[Structure], fixed: Prediction) -> tuple[dict[str, np.ndarray], ...]:
         """Which rows have labels, what they are less the fixed part, and one over their sigmas."""
@@ -258,7 +281,9 @@ class Solve(Stage):
         join = lambda d: {n: np.concatenate(v) if v else np.zeros(0) for n, v in d.items()}  # noqa: E731
         return {n: v.astype(np.int64) for n, v in join(picks).items()}, join(targets), join(weights)
 
-    def _report(self, state: FitState, system: Triangle, log_likelihood: float, seconds: float) -> None:
+    def _report(
+        self, state: FitState, system: Triangle, log_likelihood: float, factors: dict[str, float], seconds: float
+    ) -> None:
         facts = {
             "weights": system.size,
             "rows": system.rows,
@@ -270,8 +295,20 @@ class Solve(Stage):
             "virial_sigma": self.virial_sigma,
             "seconds": round(seconds, 2),
         }
+        if factors:
+            facts["evidence_factors"] = factors
+            facts |= {name: facts[name] * factors.get(FREE[name], 1.0) for name in OWN.values()}
         state.about.setdefault("fit", {})["solve"] = facts
         state.journal.write("solve", **facts)
+
+
+def fixed_part(potential: Potential) -> Potential:
+    """What is not solved for: the other terms of a sum; else the potential itself, whose weights are zero now."""
+    if isinstance(potential, Sum):
+        learned, terms = learned_term(potential), dict(potential.terms.items())
+        if learned in terms.values() and len(terms) > 1:
+            return Sum(**{name: term for name, term in terms.items() if term is not learned})  # type: ignore[arg-type]
+    return potential
 
 
 def with_bias(made: Design, graph: Graph, readout: LinearReadout) -> Design:
