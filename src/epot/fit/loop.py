@@ -83,8 +83,9 @@ class Loop:
         self.committee = is_committee(self.potential)
         self.bags = self._bags() if self.committee and stage.bagging < 1 else None
         self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
-        self.rate = stage.learning_rate or optimizers.RATES[stage.optimizer]
-        self.optimizer = optimizers.make(stage.optimizer, self.potential, self.rate, stage.weight_decay)
+        name = stage.optimizer or optimizers.own(self.potential)
+        self.rate = stage.learning_rate or optimizers.RATES[name]
+        self.optimizer = optimizers.make(name, self.potential, self.rate, stage.weight_decay)
         self.average = Average(self.parameters, stage.ema)
         self.best = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.plateau = schedule.Plateau(stage.plateau_patience)

@@ -11,17 +11,26 @@ from torch import nn
 
 from ..typing import Tensor
 
-Name = Literal["adamw", "muon", "soap"]
+Name = Literal["adamw", "muon", "soap", "lbfgs"]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
 RATES: dict[str, float] = {"adamw": 3e-3, "muon": 4e-3, "soap": 3e-3}
+
+
+def own(potential: nn.Module) -> Name:
+    """The optimizer of a potential: L-BFGS if all that is trained asks for it (``optimizer = "lbfgs"``)."""
+    asks: set[str] = set()
+    for parameter in (p for p in potential.parameters() if p.requires_grad):
+        holders = [m for m in potential.modules() if any(q is parameter for q in m.parameters())]
+        asks.add(next((str(m.optimizer) for m in holders if isinstance(getattr(m, "optimizer", None), str)), "muon"))
+    return "lbfgs" if asks == {"lbfgs"} else "muon"
 
 
 def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer of a potential's trainable parameters.
 
     Args:
-        name: ``"adamw"``, ``"muon"`` or ``"soap"``.
+        name: ``"adamw"``, ``"muon"`` or ``"soap"`` (L-BFGS is in :mod:`epot.fit.full_batch`).
         potential: only parameters that require a gradient are taken.
         lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all.
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.

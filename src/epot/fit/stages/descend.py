@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError, FitError
-from ...potential import has_variance, is_committee
+from ...potential import Potential, has_variance, is_committee
 from ...progress import Bar, bar
+from .. import full_batch
 from ..batches import Samples
 from ..loop import Loop
 from ..loss import Kind as LossKind
 from ..loss import Loss
 from ..optimizers import Name as OptimizerName
+from ..optimizers import own
 from ..recipe import FitState, Stage, offsets_of
 from ..schedule import Kind as ScheduleKind
 from .offsets import baseline, spreads
@@ -34,7 +36,9 @@ class Descend(Stage):
             numbers depend on the machine's speed).
         batch_atoms: structures are packed into batches of at most so many atoms.
         batch_pairs: and at most so many neighbor pairs; None for no limit.
-        optimizer: ``"muon"``, ``"soap"`` or ``"adamw"`` (``benchmarks/optimizers.py`` compares them).
+        optimizer: ``"muon"``, ``"soap"`` or ``"adamw"`` (``benchmarks/optimizers.py`` compares them), or ``"lbfgs"``
+            for few parameters: on the whole training set at once, up to ``epochs`` (1000) iterations; rates,
+            schedule and averages do not apply. None for the potential's own: L-BFGS for classical forms, else Muon.
         learning_rate: at the top of the schedule; None for the optimizer's own.
         weight_decay: decoupled, on matrices only.
         schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
@@ -42,7 +46,8 @@ class Descend(Stage):
         warmup: share of the budget over which the rate rises.
         plateau_patience: epochs, for ``schedule="plateau"``.
         loss: ``"norm"``, ``"huber"``, ``"mse"``, ``"logcosh"``, ``"logcosh_norm"`` or ``"nll"``
-            (:class:`epot.fit.loss.Loss`); None for ``"nll"`` where the potential learns variances, else ``"norm"``.
+            (:class:`epot.fit.loss.Loss`); None for ``"nll"`` where the potential learns variances, else ``"norm"``
+            (``"mse"`` with L-BFGS).
         delta: of the Huber loss and of the logarithms, in units of the root mean square force of the training
             structures.
         energy_weight, forces_weight, stress_weight: of the errors of energies per atom, forces, and virials per atom.
@@ -69,7 +74,7 @@ class Descend(Stage):
         max_time: float | None = None,
         batch_atoms: int = 256,
         batch_pairs: int | None = None,
-        optimizer: OptimizerName = "muon",
+        optimizer: OptimizerName | None = None,
         learning_rate: float | None = None,
         weight_decay: float = 0.02,
         schedule: ScheduleKind = "linear",
@@ -153,9 +158,17 @@ class Descend(Stage):
         with torch.random.fork_rng(devices=[]):  # a potential may draw random numbers: leave the caller's state alone
             torch.manual_seed(state.seed)
             self._run(state)
+        found = {name: m.fitted_parameters() for name, m in _reporting(state.potential)}
+        if found:
+            state.about.setdefault("fit", {})["parameters"] = found
+            state.journal.write("parameters", **found)
 
     def _run(self, state: FitState) -> None:
-        loop = self._prepare(state)
+        parts = self._prepare(state)
+        if (self.optimizer or own(state.potential)) == "lbfgs":
+            full_batch.descend(self, state, *parts)
+            return
+        loop = Loop(self, state, *parts)
         resumed = loop.resume()
         n_batches = len(loop.batches())
         if not resumed:
@@ -171,14 +184,15 @@ class Descend(Stage):
             state.journal.write("descended", why=why, steps=loop.at.step, **best)
             loop.maybe_save(force=True)
 
-    def _prepare(self, state: FitState) -> Loop:
+    def _prepare(self, state: FitState) -> tuple[Samples, Samples | None, Loss, dict[str, float]]:
         offsets = offsets_of(state.potential)
         energies = np.zeros(120) if offsets is None else offsets.energies.cpu().numpy()
         scales = spreads(state.train, energies, baseline(state.potential, state.train, state.device))
         targets = self.used_targets(state)
         scales = {k: v for k, v in scales.items() if k.replace("virial", "stress") in targets}
         unit = scales.get("forces") or scales.get("energy") or 1.0
-        kind = self.loss or ("nll" if has_variance(state.potential) else "norm")
+        smooth = (self.optimizer or own(state.potential)) == "lbfgs"
+        kind = self.loss or ("nll" if has_variance(state.potential) else "mse" if smooth else "norm")
         loss = Loss(self.energy_weight, self.forces_weight, self.stress_weight, kind, self.delta, unit)
         cutoff, elements = state.potential.cutoff, state.potential.elements
         graphs = lambda data, label: Samples(  # noqa: E731
@@ -186,7 +200,7 @@ class Descend(Stage):
         )
         train = graphs(state.train, "Neighbors (train)")
         valid = graphs(state.valid, "Neighbors (valid)") if state.valid is not None and len(state.valid) else None
-        return Loop(self, state, train, valid, loss, scales)
+        return train, valid, loss, scales
 
     def _train(self, loop: Loop, shown: Bar, log: Any, total: int | float) -> str:
         """Epochs until one of the reasons to end; returns it. ``total`` is what the bar counts: epochs or seconds."""
@@ -222,6 +236,11 @@ class Descend(Stage):
             yield writer
         finally:
             writer.close()
+
+
+def _reporting(potential: Potential) -> list[tuple[str, Any]]:
+    """Terms that say what their parameters mean, by name."""
+    return [(name or "potential", m) for name, m in potential.named_modules() if hasattr(m, "fitted_parameters")]
 
 
 def _writer_class() -> Any:
