@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ..geometry.graph import Graph
@@ -83,80 +84,93 @@ def layout(
     near = distances.detach() < cutoff
     key = f"aev {n_elements} {cutoff} {dtype}"
     kept = graph._made.get(key)
-    if kept is not None and torch.equal(kept[0], near) and torch.equal(kept[1], species):
+    same = kept is not None and torch.equal(kept[1], species)
+    if same and torch.equal(kept[0], near):
         return kept[2]
-    made = _layout(graph, species, near, n_elements, dtype)
+    first = tuple(kept[2][:3]) if same else _radial(graph, species, n_elements, dtype)
+    made = Layout(*first, *_angular(graph, species, near, n_elements))
     graph._made[key] = (near, species, made)
     return made
 
 
-def _layout(graph: Graph, species: Tensor, near: Tensor, n_elements: int, dtype: torch.dtype) -> Layout:
-    radial = graph.padded()
-    there = radial.flatten() < graph.n_pairs
-    place = there.nonzero()[:, 0]
-    elements = torch.arange(n_elements, device=species.device)
-    kinds = torch.nn.functional.pad(species.index_select(0, graph.pairs[1]), (0, 1), value=-1)
-    senders = (kinds.index_select(0, radial.flatten()).view(radial.shape) == elements[:, None, None]).to(dtype)
-    radial = torch.where(there, radial.flatten(), 0)
-    index = near.nonzero()[:, 0]
-    atoms, n_atoms = graph.pairs[0].index_select(0, index), graph.n_atoms
-    kind = atoms * n_elements + kinds.index_select(0, index)
-    index = index.index_select(0, torch.argsort(kind, stable=True))
-    counts = torch.bincount(kind, minlength=n_atoms * n_elements).view(n_atoms, n_elements)
+def _radial(graph: Graph, species: Tensor, n_elements: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """What only depends on the pairs: the first three of a layout."""
+    padded = graph.padded()
+    there = padded < graph.n_pairs
+    radial = torch.where(there, padded, 0).flatten()
+    place = there.flatten().nonzero()[:, 0]
+    elements = torch.arange(n_elements, device=species.device)[:, None, None]
+    if not graph.n_pairs:
+        return radial, place, torch.zeros(n_elements, *padded.shape, dtype=dtype, device=species.device)
+    kinds = species.index_select(0, graph.pairs[1]).index_select(0, radial).view(padded.shape)
+    return radial, place, ((kinds == elements) & there).to(dtype)
+
+
+def _angular(graph: Graph, species: Tensor, near: Tensor, n_elements: int) -> tuple[Any, ...]:
+    """The rest of a layout: whole numbers only, for which numpy is faster than torch, of small systems above all."""
+    device, n_atoms = species.device, graph.n_atoms
+    atoms, others = (x.cpu().numpy() for x in graph.pairs)
+    index = near.cpu().numpy().nonzero()[0]
+    kind = atoms[index] * n_elements + species.cpu().numpy()[others[index]]
+    if n_atoms * n_elements < 2**16:
+        kind = kind.astype(np.uint16)  # sorted by digits
+    index = index[np.argsort(kind, kind="stable")]
+    counts = np.bincount(kind, minlength=n_atoms * n_elements).reshape(n_atoms, n_elements)
     total = counts.sum(1)
-    width = max(int(total.max()) if n_atoms else 0, 1)
-    slot = torch.arange(width, device=total.device)
-    filled = slot < total[:, None]
-    angular = torch.zeros(n_atoms * width, dtype=torch.int64, device=total.device)
-    near_place = filled.flatten().nonzero()[:, 0]
-    angular.index_copy_(0, near_place, index)
+    width = max(int(total.max(initial=0)), 1)
+    near_place = (np.arange(width) < total[:, None]).ravel().nonzero()[0]
+    angular = np.zeros(n_atoms * width, np.int64)
+    angular[near_place] = index
     blocks, rows = _blocks(counts, width)
-    row_place = torch.full((n_atoms * (n_elements * (n_elements + 1) // 2),), len(rows), device=total.device)
-    row_place.index_copy_(0, rows, torch.arange(len(rows), device=total.device))
-    return Layout(radial, place, senders, index, angular, near_place, blocks, rows, row_place, width)
+    row_place = np.full(n_atoms * (n_elements * (n_elements + 1) // 2), len(rows))
+    row_place[rows] = np.arange(len(rows))
+    tensor = lambda x: torch.from_numpy(x).to(device)  # noqa: E731
+    made = tuple(block._replace(cells=tensor(block.cells), mirror=tensor(block.mirror)) for block in blocks)
+    return tensor(index), tensor(angular), tensor(near_place), made, tensor(rows), tensor(row_place), width
 
 
-def _blocks(counts: Int[Tensor, "atoms elements"], width: int) -> tuple[tuple[Block, ...], Tensor]:
-    """Rows of triples, ascending in length, cut into blocks of about BLOCK slots.
+def _blocks(counts: np.ndarray, width: int) -> tuple[list[Block], np.ndarray]:
+    """Rows of triples, ascending in length, cut into blocks of about BLOCK slots; cells as numpy arrays.
 
     Args:
-        counts: near neighbors of each element.
+        counts: near neighbors of each element, ``(atoms, elements)``.
         width: of the angular axis.
     """
-    n_atoms, n_elements = counts.shape
-    device = counts.device
-    a, b = torch.triu_indices(n_elements, n_elements, device=device).unbind(0)
+    n_elements = counts.shape[1]
+    a, b = np.triu_indices(n_elements)
     first, second = counts[:, a], counts[:, b]
     like = a == b
-    lengths = torch.where(like, first * (first - 1) // 2, first * second).flatten()
-    rows = lengths.nonzero()[:, 0]
-    lengths, order = torch.sort(lengths.index_select(0, rows), stable=True)
-    rows = rows.index_select(0, order)
+    lengths = np.where(like, first * (first - 1) // 2, first * second).ravel()
+    rows = lengths.nonzero()[0]
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
     offsets = counts.cumsum(1) - counts
-    atoms = torch.arange(n_atoms, device=device)[:, None] * width**2
-    base = (atoms + offsets[:, a] * width + offsets[:, b]).flatten().index_select(0, rows)[:, None]
-    turned = (atoms + offsets[:, b] * width + offsets[:, a]).flatten().index_select(0, rows)[:, None]
-    empty = atoms.expand(-1, len(a)).flatten().index_select(0, rows)[:, None]
-    across = second.flatten().index_select(0, rows)[:, None]
-    alike = like.expand(n_atoms, -1).flatten().index_select(0, rows)[:, None]
-    sizes = lengths.tolist()
+    atom, pair = np.divmod(rows, len(a))
+    empty = atom * width**2
+    down, right = offsets[atom, a[pair]], offsets[atom, b[pair]]
+    across, alike = second.ravel()[rows], like[pair]
+    sizes = lengths[rows].tolist()
     filled = [0, *accumulate(sizes)]
-    q, p = torch.tril_indices(width, width, -1, device=device).unbind(0)  # p < q, ascending in q
-    p, q = (torch.nn.functional.pad(x, (0, max(int(sizes[-1]) - len(x), 0) if sizes else 0)) for x in (p, q))
-    made, start, slot = [], 0, 0
+    q, p = np.tril_indices(width, -1)  # p < q, ascending in q
+    made: list[Block] = []
+    start = slot = 0
     while start < len(sizes):
         stop = _stop(sizes, filled, start)
         part, n = slice(start, stop), sizes[stop - 1]
-        t = torch.arange(n, device=device)
-        there = t < lengths[part, None]
-        row = torch.div(t, across[part], rounding_mode="floor")
-        column = t - row * across[part]
-        row, column = torch.where(alike[part], p[:n], row), torch.where(alike[part], q[:n], column)
-        cells = torch.where(there, row * width + column + base[part], empty[part]).flatten()
-        mirror = torch.where(there, column * width + row + turned[part], empty[part]).flatten()
-        made.append(Block((start, stop), (slot, slot + len(cells)), n, cells, mirror))
+        t = np.arange(n)
+        row = t // across[part, None]
+        column = t - row * across[part, None]
+        alone = alike[part].nonzero()[0]
+        if len(alone):
+            m = min(n, len(p))  # no row of one element is longer
+            row[alone, :m], column[alone, :m] = p[:m], q[:m]
+        row, column = row + down[part, None], column + right[part, None]
+        there = t < lengths[rows[part], None]
+        row, column = row * there, column * there  # else the first cell of the atom, which is on the diagonal
+        cells = (row * width + column + empty[part, None]).ravel()
+        mirror = (column * width + row + empty[part, None]).ravel()
+        made.append(Block((start, stop), (slot, slot + len(cells)), n, cells, mirror))  # type: ignore[arg-type]
         slot, start = slot + len(cells), stop
-    return tuple(made), rows
+    return made, rows
 
 
 def _stop(sizes: list[int], filled: list[int], start: int) -> int:
