@@ -16,7 +16,7 @@ class DistanceBasis:
     """Chebyshev polynomials of a coordinate that stretches short distances, times a cutoff function.
 
     ``phi_n(r) = T_n(x) fc(r)``, ``x = 2 (e^(-r/s) - e^(-c/s)) / (1 - e^(-c/s)) - 1`` with a length s of a quarter of
-    the cutoff c: the wall that keeps atoms apart is resolved finely, the tail coarsely, and a linear model may sum them to
+    the cutoff c: the wall that keeps atoms apart is resolved finely, the tail coarsely; a linear model may sum them to
     any smooth function.
 
     Args:
