@@ -226,8 +226,13 @@ class GAP(Potential):
         parts = [k.design(graph.within(k.cutoff), forces=forces, virial=virial) for k in self.kernel_list()]
         if len(parts) == 1:
             return parts[0]
-        joined = [None if p[0] is None else torch.cat(list(p), -1) for p in zip(*parts, strict=True)]
-        return Design(*joined)
+
+        def join(found: Sequence[Tensor | None]) -> Tensor | None:
+            there = [f for f in found if f is not None]
+            return torch.cat(there, -1) if there else None
+
+        energy = torch.cat([p.energy for p in parts], -1)
+        return Design(energy, join([p.forces for p in parts]), join([p.virial for p in parts]))
 
     def prior_covariance(self, graph: Graph, other: Graph) -> Float[Tensor, "atoms others"]:
         """``k(x_i, x_j)`` of the energies of the atoms of two graphs, eV^2, all kernels together. Differentiable."""

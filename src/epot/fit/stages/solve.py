@@ -284,7 +284,7 @@ class Solve(Stage):
     def _report(
         self, state: FitState, system: Triangle, log_likelihood: float, factors: dict[str, float], seconds: float
     ) -> None:
-        facts = {
+        facts: dict[str, Any] = {
             "weights": system.size,
             "rows": system.rows,
             "condition": system.condition(),
