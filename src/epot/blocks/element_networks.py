@@ -105,7 +105,7 @@ class ElementNetworks(nn.Module):
         """
         groups = by_element(species, len(self.blocks))
         if once and x.requires_grad and self.name in _SLOPES:
-            layers = [[(w.weight.detach(), w.bias.detach()) for w in network] for network in self.networks]  # type: ignore[attr-defined]
+            layers = [[(w.weight, w.bias) for w in network] for network in self.networks]  # type: ignore[attr-defined]
             return _Once.apply(x, groups, layers, self.name)
         parts, column = [], 0
         for network, rows, block in zip(

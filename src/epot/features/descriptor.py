@@ -73,11 +73,14 @@ class Descriptor(nn.Module, ABC):
         return len(self.elements)
 
     def species(self, graph: Graph) -> Int[Tensor, " atoms"]:
-        """Position of each atom's element in ``elements``.
+        """Position of each atom's element in ``elements``; kept with the graph.
 
         Raises:
             UnknownElementError: an element that is not among them.
         """
+        return graph._once(f"species {self.elements}", lambda: self._species(graph))
+
+    def _species(self, graph: Graph) -> Tensor:
         found = self.lookup[graph.numbers]
         if found.numel() and int(found.min()) < 0:
             unknown = sorted(set(graph.numbers[found < 0].tolist()))
