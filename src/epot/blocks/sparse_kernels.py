@@ -22,6 +22,7 @@ from ..features.descriptors.soap import PairDerivatives, Soap
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .design import Design
+from .sparse_energy import Group, sparse_energy
 
 ROWS = 2**19
 """Numbers in a block of gradients: it stays in the cache between the product that makes it and the sums over it."""
@@ -206,6 +207,14 @@ class SoapKernel(SparseKernel):
 
     def forward(self, graph: Graph) -> Float[Tensor, "atoms points"]:
         return self.kernel(self.soap(graph), self.soap.species(graph))
+
+    def energies(self, graph: Graph, weights: Float[Tensor, " points"]) -> Float[Tensor, " atoms"]:
+        """``forward(graph) @ weights``, with first derivatives by the geometry alone, and fast."""
+        spectra, species = self.soap(graph), self.soap.species(graph)
+        sets, parts = self._kept(spectra)[0], weights.detach().to(spectra).split(self.sizes())
+        groups = [Group(*g) for g in zip(self.centers, sets, parts, strict=True)]
+        alone = len(self.elements) == len(groups) == 1
+        return sparse_energy(spectra, None if alone else species, groups, self.zeta, self.delta**2)
 
     def kernel(self, spectra: Tensor, species: Tensor) -> Float[Tensor, "atoms points"]:
         """``k(x_i, x_m)``: zero where the species of the two centers differ."""
