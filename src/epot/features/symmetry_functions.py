@@ -201,7 +201,7 @@ class AngularFamily(Family):
 
     Args:
         exponents: ``(eta, center)`` of each exponential.
-        powers: ``(lambda, zeta)`` of each power.
+        signs, zetas: every lambda with every zeta, zeta by zeta.
         closed: G4 rather than G5.
         cutoff: Å.
         fade: the cutoff function.
@@ -210,15 +210,16 @@ class AngularFamily(Family):
     def __init__(
         self,
         exponents: Sequence[tuple[float, float]],
-        powers: Sequence[tuple[float, float]],
+        signs: Sequence[float],
+        zetas: Sequence[float],
         closed: bool,
         cutoff: float,
         fade: CutoffFunction,
     ) -> None:
-        self.n_left, self.n_right = len(exponents), len(powers)
+        self.n_left, self.n_right = len(exponents), len(signs) * len(zetas)
         self.closed, self.cutoff, self.fade = closed, cutoff, fade
         self.reach = cutoff if closed else math.inf
-        self.powers = list(powers)
+        self.signs, self.zetas = list(signs), list(zetas)
         sides = 3 if closed else 2
         self.shifted = any(center for _, center in exponents)
         # the exponent, linear in the sums of squares and of distances; and what it is differentiated to
@@ -263,17 +264,16 @@ class AngularFamily(Family):
         return slope1 * fade2 * fade3, fade1 * slope2 * fade3, fade1 * fade2 * (slope3 / (2 * r3))
 
     def _powers(self, cosine: Tensor) -> tuple[Tensor, Tensor]:
-        """``2 x^zeta`` and ``x^(zeta - 1)``."""
-        bases = {s: 0.5 + (0.5 * s) * cosine for s in {s for s, _ in self.powers}}
-        squares = {s: [x] for s, x in bases.items()}
-        values, lower = [], []
-        for sign, zeta in self.powers:
+        """``2 x^zeta`` and ``x^(zeta - 1)``, zeta by zeta."""
+        bases = torch.stack([0.5 + (0.5 * s) * cosine for s in self.signs])
+        twice, squares, lower = 2 * bases, [bases], []
+        for zeta in self.zetas:
             if zeta == int(zeta):
-                lower.append(integer_power(squares[sign], int(zeta) - 1))
+                lower.append(integer_power(squares, int(zeta) - 1))
             else:  # the base is not negative but for rounding
-                lower.append(bases[sign].clamp(min=torch.finfo(cosine.dtype).tiny) ** (zeta - 1))
-            values.append(bases[sign] * lower[-1])
-        return 2 * torch.stack(values), torch.stack(lower)
+                lower.append(bases.clamp(min=torch.finfo(cosine.dtype).tiny) ** (zeta - 1))
+        values = torch.cat([twice if zeta == 1 else twice * low for zeta, low in zip(self.zetas, lower, strict=True)])
+        return values, torch.cat(lower)
 
     def pull(self, opened: Opened, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         exponentials, lower, fade, (_, inverse1, *_), (_, inverse2, *_), r3, _, _, cosine = opened.kept
@@ -313,7 +313,7 @@ class AngularFamily(Family):
 
     def _steepness(self, like: Tensor) -> Float[Tensor, "1 z"]:
         """What ``x^(zeta - 1)`` is multiplied by in the derivative by cos theta."""
-        return like.new_tensor([[sign * zeta for sign, zeta in self.powers]])
+        return like.new_tensor([[sign * zeta for zeta in self.zetas for sign in self.signs]])
 
 
 def integer_power(squares: list[Tensor], exponent: int) -> Tensor:

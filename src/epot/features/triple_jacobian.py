@@ -20,7 +20,7 @@ def triple_jacobian(
     """
     out = vectors.new_zeros(graph.n_pairs, layout.n_kinds, 3, family.n_left, family.n_right)
     for _, atoms in chunks(graph, layout, ordered=True):
-        blocks = open_blocks(atoms, vectors, family)
+        blocks = open_blocks(atoms, vectors, family, parts=1)
         if blocks is None:
             continue
         found = vectors.new_zeros(atoms.rows, *out.shape[2:]).index_add_(0, blocks.row, _blocks(blocks, family))
@@ -32,21 +32,19 @@ def triple_jacobian(
 
 
 def _blocks(blocks: Blocks, family: Family) -> Tensor:
-    """``(blocks, 3, e, z)``."""
+    """``(blocks, 3, e, z)``: the sums that go along r_ij, and those along r_ik by component, in one product."""
     ones = torch.ones_like(blocks.opened.left[0])
     zeros = torch.zeros_like(ones)
-    left, right = split(blocks.opened.left, blocks), split(blocks.opened.right, blocks).transpose(1, 2)
-    found = None
-    for change, along, factor in (
-        ((ones, zeros, zeros), blocks.first, 2.0),
-        ((zeros, zeros, ones), blocks.second, 1.0),
-    ):
-        by_left, by_right = family.push(blocks.opened, *change)
-        arms = split(blocks.vectors.index_select(0, along).T * factor, blocks)
-        for a, b in ((split(by_left, blocks), right), (left, split(by_right, blocks).transpose(1, 2))):
-            n_blocks, n_left, length = a.shape
-            moved = (arms[:, :, None] * a[:, None]).reshape(n_blocks, 3 * n_left, length)
-            part = torch.bmm(moved, b)
-            found = part if found is None else found.add_(part)
-    assert found is not None
-    return found.view(len(blocks.row), 3, family.n_left, family.n_right)
+    by_square = [split(t, blocks) for t in family.push(blocks.opened, ones, zeros, zeros)]
+    by_dot = [split(t, blocks) for t in family.push(blocks.opened, zeros, zeros, ones)]
+    left, right = split(blocks.opened.left, blocks), split(blocks.opened.right, blocks)
+    arms = split(blocks.vectors.index_select(0, blocks.second).T, blocks)
+    n, e, length = left.shape
+    rows = left.new_zeros(n, 4, e, 3, length)  # of L and its derivatives, to meet R and its derivatives
+    torch.mul(arms[:, :, None], by_dot[0][:, None], out=rows[:, :3, :, 0])
+    torch.mul(arms[:, :, None], left[:, None], out=rows[:, :3, :, 2])
+    rows[:, 3, :, 0], rows[:, 3, :, 1] = by_square[0], left
+    columns = torch.cat([right, by_square[1], by_dot[1]], 2)
+    found = torch.bmm(rows.view(n, 4 * e, 3 * length), columns.transpose(1, 2)).view(n, 4, e, -1)
+    own = blocks.vectors.index_select(0, blocks.first.view(n, length)[:, 0])
+    return found[:, :3].add_(2 * own[:, :, None, None] * found[:, 3:])

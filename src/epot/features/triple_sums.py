@@ -199,7 +199,7 @@ class _Work:
             first, second, dots = self.family.pull(blocks.opened, _joined(left), _joined(right))
             squares = first.new_zeros(len(blocks.vectors)).index_add(0, blocks.first, first)
             squares = squares.index_add(0, blocks.second, second)
-            gram = dots.new_zeros(atoms.n * atoms.width**2 + 1).index_copy(0, blocks.flat, dots)
+            gram = dots.new_zeros(atoms.n * atoms.width**2 + 1).scatter(0, blocks.flat, dots)
             gram = gram[:-1].view(atoms.n, atoms.width, atoms.width)
             along = torch.bmm(gram + gram.transpose(1, 2), blocks.dense).view(-1, 3).index_select(0, atoms.slots)
             found.append(along + 2 * squares[:-1, None] * blocks.vectors[:-1])
@@ -227,8 +227,8 @@ class _Work:
         return torch.cat(parts).view(self.shape()) if parts else vectors.new_zeros(self.shape())
 
 
-def open_blocks(atoms: Atoms, vectors: Tensor, family: Family) -> Blocks | None:
-    """Evaluate the functions of the triples within reach."""
+def open_blocks(atoms: Atoms, vectors: Tensor, family: Family, parts: int = 4) -> Blocks | None:
+    """Evaluate the functions of the triples within reach; an average row fills so many blocks."""
     if not len(atoms.first):
         return None
     own = vectors.index_select(0, atoms.order)
@@ -248,8 +248,8 @@ def open_blocks(atoms: Atoms, vectors: Tensor, family: Family) -> Blocks | None:
         first, second, row, flat = (t.index_select(0, near) for t in (first, second, row, flat))
     if not len(first):
         return None
-    place, length, rows = _blocked(row, atoms.rows)
-    put = lambda t, empty: t.new_full((length,), empty).index_copy_(0, place, t)  # noqa: E731
+    place, length, rows = _blocked(row, atoms.rows, parts)
+    put = lambda t, empty: t.new_full((length,), empty).scatter_(0, place, t)  # noqa: E731
     first, second, flat = put(first, len(own) - 1), put(second, len(own) - 1), put(flat, gram.numel())
     one, other = [[c.index_select(0, index) for c in table] for index in (first, second)]
     return Blocks(dense, own, first, second, flat, rows, family.open(one, other, _gather(gram, flat)))
@@ -266,14 +266,15 @@ def _gather(gram: Tensor, flat: Tensor) -> Tensor:
     return torch.nn.functional.pad(gram.flatten(), (0, 1)).index_select(0, flat)
 
 
-def _blocked(row: Tensor, n_rows: int) -> tuple[Tensor, int, Tensor]:
+def _blocked(row: Tensor, n_rows: int, parts: int) -> tuple[Tensor, int, Tensor]:
     """Places for triples in blocks that belong to one row each, how many places there are, and the row of each block.
 
-    Blocks are about a quarter as long as a row, which keeps the share of empty places small.
+    The shorter the blocks, the smaller the share of empty places, and the more matrix products.
     """
     counts = torch.bincount(row, minlength=n_rows)
     filled = int((counts > 0).sum())
-    length = min(max(1 << max((len(row) // max(filled, 1)).bit_length() - 2, 0), 4), 64)
+    length = min(max(len(row) // max(filled * parts, 1), 4), 64)
+    length += -length % 4
     n_blocks = (counts + length - 1) // length
     rows = torch.repeat_interleave(n_blocks)
     shift = (n_blocks.cumsum(0) - n_blocks) * length - (counts.cumsum(0) - counts)

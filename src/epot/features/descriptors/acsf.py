@@ -244,11 +244,11 @@ def _family(functions: Sequence[Any], fade: CutoffFunction) -> tuple[Family, lis
         family: Family = CompactFamily(windows, angles, first.closed)
         return family, [CompactAngular(w, a, first.closed) for w, a in itertools.product(windows, angles)]
     exponents = list(dict.fromkeys((f.eta, f.center) for f in functions))
-    powers = list(dict.fromkeys((f.lambda_, f.zeta) for f in functions))
-    family = AngularFamily(exponents, powers, first.closed, first.cutoff, fade)
+    signs, zetas = (list(dict.fromkeys(t)) for t in zip(*((f.lambda_, f.zeta) for f in functions), strict=True))
+    family = AngularFamily(exponents, signs, zetas, first.closed, first.cutoff, fade)
     return family, [
         AngularFunction(eta, zeta, sign, center, first.closed, first.cutoff)
-        for (eta, center), (sign, zeta) in itertools.product(exponents, powers)
+        for (eta, center), zeta, sign in itertools.product(exponents, zetas, signs)
     ]
 
 
