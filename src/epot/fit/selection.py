@@ -73,3 +73,51 @@ def different(rows: Tensor, order: Tensor, count: int) -> Int[Tensor, " chosen"]
         twins = torch.tril(apart < SAME * squares.max(), diagonal=-1).any(1)
         chosen = chosen[~twins]
     return chosen
+
+
+def farthest_columns(rows: Float[Tensor, "points size"], count: int) -> Int[Tensor, " chosen"]:
+    """Components of descriptors by farthest-point sampling: each the one least like all chosen before.
+
+    Imbalzano, Anelli, Giofre, Klees, Behler, Ceriotti, J. Chem. Phys. 148, 241730 (2018), section II.C: columns are
+    compared after their means are taken off. The first is the one that varies most; fewer come back where the rest
+    only repeat others.
+
+    Args:
+        rows: descriptors of many environments, in units in which they may be compared.
+        count: how many.
+    """
+    columns = (rows - rows.mean(0)).T
+    return farthest_points(columns, count, start=int(columns.square().sum(1).argmax()))
+
+
+def cur_columns(rows: Float[Tensor, "points size"], count: int) -> Int[Tensor, " chosen"]:
+    """Components of descriptors by CUR: each the one with the most weight in what the chosen ones leave unexplained.
+
+    Imbalzano et al. 2018, section II.B: the component largest in the leading right singular vector is taken and all
+    others made orthogonal to it, again and again; nothing is random. Works on the Gram matrix of the columns, of which
+    that step is a Schur complement. Fewer come back where nothing is left.
+
+    Args:
+        rows: descriptors of many environments, in units in which they may be compared.
+        count: how many.
+    """
+    gram = rows.double().T @ rows.double()
+    total, chosen = float(gram.diagonal().sum()), []
+    vector = gram.sum(1)
+    while len(chosen) < min(count, len(gram)) and float(gram.diagonal().sum()) > 1e-12 * total:
+        for _ in range(24):  # power iteration, from the last one's result
+            vector = gram @ (vector / vector.norm().clamp(min=1e-300))
+        if not float(vector.norm()) > 0:
+            vector = gram[:, int(gram.diagonal().argmax())]
+        weights = vector.square()
+        weights[chosen] = -1
+        best = int(weights.argmax())
+        if not float(gram[best, best]) > 0:
+            break
+        column = gram[:, best].clone()
+        gram = gram - column[:, None] * (column / column[best])
+        chosen.append(best)
+        gram[chosen, :] = 0
+        gram[:, chosen] = 0
+        vector = gram.sum(1)
+    return torch.tensor(chosen, dtype=torch.int64)
