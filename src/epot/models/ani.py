@@ -35,7 +35,7 @@ WIDTHS: dict[str, dict[str, tuple[int, ...]]] = {
 OTHERS = {"1x": (128, 112, 96), "2x": (160, 128, 96)}
 """Those of elements that the published models do not have."""
 
-LEAST = 0.3
+LEAST = 0.1
 """Scales of standardized symmetry functions, as share of the largest: what hardly varies in the data stays small."""
 
 
