@@ -1,6 +1,6 @@
 """Energies of a sparse Gaussian process and their derivatives by the descriptors, in one pass over the sparse points.
 
-    e_i = sum_m alpha_m delta^2 d_im^zeta,   de_i/dx_i = sum_m alpha_m delta^2 zeta d_im^(zeta-1) x_m,   d_im = x_i . x_m
+    e_i = sum_m alpha_m delta^2 d_im^zeta,  de_i/dx_i = sum_m alpha_m delta^2 zeta d_im^(zeta-1) x_m,  d_im = x_i . x_m
 
 Both need all sparse points, which are too many for a processor's cache: a block of them is used for both while it is
 there, and the kernels themselves, atoms times points, are never stored.
@@ -66,7 +66,10 @@ class _SparseEnergy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
-        return slopes * grads[0][:, None], None, None, None, None
+        g = grads[0]
+        if len(g) and g.stride(0) == 0 and float(g[0]) == 1:  # of a plain sum
+            return slopes, None, None, None, None
+        return slopes * g[:, None], None, None, None, None
 
 
 def _add(energy: Tensor, slopes: Tensor, x: Tensor, group: Group, zeta: int, scale: float) -> None:
@@ -85,6 +88,6 @@ def _power(base: Tensor, exponent: int) -> Tensor:
     """A new tensor ``base^exponent``, by squaring."""
     if exponent < 2:
         return base.clone() if exponent else torch.ones_like(base)
-    half = _power(base, exponent // 2)
-    half.mul_(half)
-    return half.mul_(base) if exponent % 2 else half
+    half = base if exponent < 4 else _power(base, exponent // 2)
+    square = half * half
+    return square.mul_(base) if exponent % 2 else square

@@ -114,8 +114,9 @@ class Contraction(nn.Module):
         return found.view(len(values), shape[1], self.n_channels, self.wide)
 
     def pull(self, mixed: Tensor, grads: Tensor) -> Tensor:
-        """Gradient by the mixed coefficients from that by the products."""
-        atoms, spread, out = len(mixed), self._symmetric(grads), torch.empty_like(mixed)
+        """Gradient by the mixed coefficients from that by the products, in the scratch: to be used at once."""
+        atoms, spread = len(mixed), self._symmetric(grads)
+        out = self.scratch.take("pulled", *mixed.shape, like=mixed)
         for degree, f in enumerate(self.factors):
             part = slice(degree * degree, n_harmonics(degree))
             c, q = mixed[:, :, part] * f, spread[:, degree]
@@ -190,7 +191,10 @@ class _Spectrum(torch.autograd.Function):
         contract, g = ctx.contract, grads[0]
         if contract.normalize:
             (spectrum,) = ctx.saved_tensors
-            g = torch.addcmul(g, spectrum, torch.linalg.vecdot(g, spectrum)[:, None], value=-1) / ctx.norms
+            along = torch.linalg.vecdot(g, spectrum)[:, None]
+            g = torch.addcmul(g, spectrum, along, value=-1, out=contract.scratch.take("unlike", *g.shape, like=g)).div_(
+                ctx.norms
+            )
         found = contract.pull(ctx.mixed, g)
         if contract.mixing is not None:
             by_mixed = found.view(len(found), contract.n_mixed, -1)

@@ -7,7 +7,7 @@ a part are in one piece, in it those of a species, in it those of an atom.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -226,40 +226,48 @@ class Density(nn.Module):
             v = padded.index_select(0, made.slots[part.start : part.stop])
             r = v.square().sum(1).sqrt()
             angular = spherical_harmonics(v / r[:, None], self.l_max) * self.fade(r)
-            found.append(self._sums(part, self.series(r), angular, species))
-        return torch.cat(found)
+            found.append(self._joined(part, self.series(r), angular))
+        own = nn.functional.pad(self.center.index_select(0, species)[:, :, None], (0, n_harmonics(self.l_max) - 1))
+        return torch.cat(found) + own
 
     def padded(self, vectors: Tensor) -> Tensor:
         """One more vector, for empty slots: of the length at which nothing counts any more."""
         return torch.cat([vectors, vectors.new_tensor([[self.reach, 0.0, 0.0]])])
 
-    def _sums(self, part: Part, radial: Tensor, angular: Tensor, species: Tensor) -> Tensor:
-        """Coefficients of the atoms of a part, ``(atoms, channels, components)``."""
-        atoms = part.last - part.first
-        own = self.center.index_select(0, species[part.first : part.last])
-        out = []
+    def _sums(self, part: Part, radial: Tensor, angular: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Degree, species and sums over the neighbors of that species, ``(atoms, n_max, 2l + 1)``."""
         widths = [2 * degree + 1 for degree in range(self.l_max + 1)]
         for degree, (r, y) in enumerate(zip(radial.split(self.n_max), angular.split(widths), strict=True)):
-            by_species = [r.new_zeros(atoms, self.n_max, 2 * degree + 1)] * len(self.elements)
-            for species_, start, stop, width in part.blocks:
-                of_r = r[:, start:stop].view(-1, atoms, width).transpose(0, 1)
-                of_y = y[:, start:stop].view(-1, atoms, width).permute(1, 2, 0)
-                by_species[species_] = torch.bmm(of_r, of_y)
-            out.append(torch.cat(by_species, 1) if len(by_species) > 1 else by_species[0])
-        out[0] = out[0] + own[:, :, None]
+            for species, start, stop, width in part.blocks:
+                of_r = r[:, start:stop].view(self.n_max, -1, width).transpose(0, 1)
+                of_y = y[:, start:stop].view(len(y), -1, width).permute(1, 2, 0)
+                yield degree, species, torch.bmm(of_r, of_y)
+
+    def _joined(self, part: Part, radial: Tensor, angular: Tensor) -> Tensor:
+        """Coefficients of the atoms of a part, with a history, ``(atoms, channels, components)``."""
+        found = {(degree, species): c for degree, species, c in self._sums(part, radial, angular)}
+        out = []
+        for degree in range(self.l_max + 1):
+            empty = radial.new_zeros(part.last - part.first, self.n_max, 2 * degree + 1)
+            out.append(torch.cat([found.get((degree, s), empty) for s in range(len(self.elements))], 1))
         return torch.cat(out, 2)
 
     def values(self, vectors: Tensor, made: Plan, species: Tensor, slopes: bool = False) -> Tensor:
         """Coefficients without a history; with ``slopes`` the basis functions of small graphs stay in the scratch."""
         padded, keep = self.padded(vectors.detach()), slopes and len(made.slots) <= KEPT
         self.scratch.mark = None
-        out = padded.new_empty(len(species), self.center.shape[1], n_harmonics(self.l_max))
+        absent = any(len(part.blocks) < len(self.elements) for part in made.parts)
+        make = padded.new_zeros if absent else padded.new_empty
+        out = make(len(species), self.center.shape[1], n_harmonics(self.l_max))
         for k, part in enumerate(made.parts):
             v = padded.index_select(0, made.slots[part.start : part.stop])
             at = self._basis(v, keep * k, slopes=keep)
             faded = self.scratch.take("faded", *at.angular.shape, like=v)
             torch.mul(at.angular, self.fade(at.distances), out=faded)
-            out[part.first : part.last] = self._sums(part, at.series[0], faded, species)
+            here = out[part.first : part.last]
+            for degree, s, c in self._sums(part, at.series[0], faded):
+                here[:, s * self.n_max : (s + 1) * self.n_max, degree * degree : n_harmonics(degree)] = c
+        out[:, :, 0] += self.center.index_select(0, species)
         return out
 
     def _basis(self, vectors: Float[Tensor, "points 3"], number: int, slopes: bool) -> Points:

@@ -105,8 +105,8 @@ def _products(
     """For each degree places of a row, and derivatives of the pairs of a block, ``(atoms * 3 * width, some)``."""
     atoms, lefts, rights = len(mixed), [], []
     for degree, f in enumerate(contract.factors):
-        mine = (mixed[:, :, degree * degree : n_harmonics(degree)] * f).transpose(1, 2)
-        right = mine.reshape(-1, mixed.shape[1]) @ changes.table
+        of_degree = (mixed[:, :, degree * degree : n_harmonics(degree)] * f).transpose(1, 2)
+        right = of_degree.reshape(-1, mixed.shape[1]) @ changes.table
         right = right.view(atoms, (2 * degree + 1) * contract.n_max, -1)
         if changes.spread is not None:
             right = right.new_zeros(*right.shape[:2], changes.width).index_copy_(2, changes.spread, right)

@@ -102,7 +102,8 @@ def cur_columns(rows: Float[Tensor, "points size"], count: int) -> Int[Tensor, "
         count: how many.
     """
     gram = rows.double().T @ rows.double()
-    total, chosen = float(gram.diagonal().sum()), []
+    total = float(gram.diagonal().sum())
+    chosen: list[int] = []
     vector = gram.sum(1)
     while len(chosen) < min(count, len(gram)) and float(gram.diagonal().sum()) > 1e-12 * total:
         for _ in range(24):  # power iteration, from the last one's result
