@@ -229,14 +229,14 @@ def test_a_fit_learns_the_variance(molecules):
     """Errors of known sizes of energies and forces: a potential that knows nothing else learns their variances."""
     rng = np.random.default_rng(0)
     noise = lambda s: {"energy": rng.normal() * 1.5 * len(s) ** 0.5, "forces": 0.4 * rng.normal(size=(len(s), 3))}  # noqa: E731
-    data = [s.replace(**noise(s)) for s in molecules(90)]
+    data = [s.replace(**noise(s)) for s in molecules(60)]
     noisy = Sum(offset=Offsets((1, 8), (0.0, 0.0)), body=Noisy(Still()))
-    settings = {"epochs": 150, "learning_rate": 0.1, "optimizer": "adamw", "ema": 0.9}
+    settings = {"epochs": 60, "learning_rate": 0.2, "optimizer": "adamw", "ema": 0.9}
     fit(noisy, data, stages=["descend"], options={"descend": settings}, holdout=0.0)
     graph = build(data, 4.0)
     learned = predict(noisy, graph, ("energy",)).variance
-    assert float((learned.energy / graph.sizes).mean()) == pytest.approx(1.5**2, rel=0.2)
-    assert float(learned.forces.mean()) == pytest.approx(0.4**2, rel=0.1)
+    assert float((learned.energy / graph.sizes).mean()) == pytest.approx(1.5**2, rel=0.3)
+    assert float(learned.forces.mean()) == pytest.approx(0.4**2, rel=0.15)
 
 
 class Still(Unregistered):

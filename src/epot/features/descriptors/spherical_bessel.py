@@ -65,24 +65,45 @@ class SphericalBessel(Descriptor):
         sums = torch.zeros(len(terms), len(kinds), dtype=torch.float64)
         sums[torch.arange(len(terms)), self.term_radial] = 1
         self.register_buffer("sums", sums, persistent=False)
-        ladder = derivative_matrices(n_max).index_select(1, self.term_angular)  # (3, terms, lower harmonics)
-        self.register_buffer("ladder", ladder.permute(1, 0, 2).flatten(1).contiguous(), persistent=False)
-        self._exact = self.radial.tables, self.ladder  # not buffers: float64 also where buffers are converted
         first, second = torch.triu_indices(self.n_species, self.n_species)
-        self.register_buffer("upper", first * self.n_species + second, persistent=False)
         self.channels = list(zip(first.tolist(), second.tolist(), strict=True))
+        self._make_ladders()
 
     term_radial: Tensor
     term_angular: Tensor
     sums: Tensor
-    ladder: Tensor
-    upper: Tensor
+    lower: Tensor
+    by_axis: Tensor
+
+    def _make_ladders(self) -> None:
+        """What turns terms of degree l into gradients: harmonics of degree l - 1 along three axes, a block an l."""
+        whole = derivative_matrices(self.n_max)
+        lower, axes, self.widths, ladders = [], [], [self.n_max + 1], []
+        for order in range(1, self.n_max + 1):
+            below = torch.arange((order - 1) ** 2, order**2)
+            block = whole[:, order**2 : (order + 1) ** 2][:, :, below]  # (3, 2 l + 1, 2 l - 1)
+            ladders.append(block.permute(1, 0, 2).flatten(1).repeat(self.n_max - order + 1, 1).contiguous())
+            lower.append(below.repeat(3))
+            axes.append(torch.eye(3, dtype=torch.float64).repeat_interleave(len(below), 0))
+            self.widths.append(len(ladders[-1]))
+        self.register_buffer("lower", torch.cat([*lower, torch.zeros(0, dtype=torch.int64)]), persistent=False)
+        self.register_buffer("by_axis", torch.cat([*axes, torch.zeros(0, 3, dtype=torch.float64)]), persistent=False)
+        for order, ladder in enumerate(ladders):
+            self.register_buffer(f"ladder{order + 1}", ladder, persistent=False)
+        self._exact = self.radial.tables, ladders  # not buffers: float64 also where buffers are converted
+
+    @property
+    def ladders(self) -> list[Tensor]:
+        """For each l from 1, ``(terms of l, 3 (2 l - 1))``."""
+        return [getattr(self, f"ladder{order}") for order in range(1, self.n_max + 1)]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SphericalBessel:
         """After a conversion the constants are rounded anew: float32 and back to float64 loses nothing."""
         super()._apply(fn, recurse)
-        tables, ladder = self._exact
-        self.radial.tables, self.ladder = tables.to(self.radial.tables), ladder.to(self.ladder)
+        tables, ladders = self._exact
+        self.radial.tables = tables.to(self.radial.tables)
+        for order, (exact, rounded) in enumerate(zip(ladders, self.ladders, strict=True)):
+            setattr(self, f"ladder{order + 1}", exact.to(rounded))
         return self
 
     @property
@@ -116,10 +137,21 @@ class SphericalBessel(Descriptor):
 
     def forward(self, graph: Graph) -> Float[Tensor, "atoms size"]:
         """Power spectra; zeros for an atom without neighbors."""
-        c = self.coefficients(graph)
-        products = c[:, :, None] * c[:, None]
-        spectra = (products.flatten(0, 2) @ self.sums).view(graph.n_atoms, -1, len(self._kinds))
-        return spectra.index_select(1, self.upper).flatten(1)
+        return _Spectrum.apply(self.coefficients(graph), self).flatten(1)
+
+    def mixed(self, x: Tensor, y: Tensor) -> Float[Tensor, "atoms channels kinds"]:
+        """``sum_m x^a y^b`` for every two elements ``a <= b``."""
+        xs, ys = x.unbind(1), y.unbind(1)
+        return torch.stack([xs[a] * ys[b] for a, b in self.channels], 1) @ self.sums
+
+    def spread(self, grad: Float[Tensor, "atoms channels kinds"], c: Tensor) -> Float[Tensor, "atoms species terms"]:
+        """The gradient of ``sum grad mixed(c, c)`` by ``c``: bilinear in the two."""
+        each, cs = (grad @ self.sums.T).unbind(1), c.unbind(1)
+        found: list[Any] = [0.0] * self.n_species
+        for h, (a, b) in zip(each, self.channels, strict=True):
+            found[a] = found[a] + h * cs[b]
+            found[b] = found[b] + h * cs[a]
+        return torch.stack(found, 1)
 
     def terms(self, vectors: Float[Tensor, "pairs 3"]) -> Float[Tensor, "pairs terms"]:
         """``g_nl Y_lm`` of every pair, by operations that autograd knows."""
@@ -135,8 +167,7 @@ class SphericalBessel(Descriptor):
         angular = spherical_harmonics(units, self.n_max)
         value, slope = (f.T.index_select(1, self.term_radial) for f in self.radial.with_derivative(r))
         y = angular.T.index_select(1, self.term_angular)
-        lower = angular[: self.ladder.shape[1] // 3].T.contiguous()
-        return Factors(value, slope * y, y, lower, units, r[:, None])
+        return Factors(value, slope * y, y, angular.T.index_select(1, self.lower), units, r[:, None])
 
     @torch.no_grad()
     def jacobian(self, graph: Graph) -> Float[Tensor, "pairs 3 size"]:
@@ -159,13 +190,17 @@ class SphericalBessel(Descriptor):
         """How the terms change when the vectors move: ``sum_a v_a dt/dr_a``."""
         outward = (f.units * velocities).sum(1, keepdim=True)
         around = (velocities - f.units * outward) / f.distances
-        turned = (around[:, :, None] * f.lower[:, None]).flatten(1) @ self.ladder.T
-        return torch.addcmul(f.radial * turned, f.steep, outward)
+        below = (around @ self.by_axis.T * f.lower).split([ladder.shape[1] for ladder in self.ladders], 1)
+        turned = [b @ ladder.T for b, ladder in zip(below, self.ladders, strict=True)]
+        flat = velocities.new_zeros(len(velocities), self.widths[0])  # of l = 0
+        return torch.addcmul(f.radial * torch.cat([flat, *turned], 1), f.steep, outward)
 
     def pull(self, f: Factors, grad: Float[Tensor, "pairs terms"]) -> Float[Tensor, "pairs 3"]:
         """The transpose: ``sum_k grad_k dt_k/dr``."""
-        turned = ((grad * f.radial) @ self.ladder).view(len(grad), 3, self.ladder.shape[1] // 3)
-        around = (turned * f.lower[:, None]).sum(2) / f.distances
+        _, *parts = (grad * f.radial).split(self.widths, 1)
+        below = [part @ ladder for part, ladder in zip(parts, self.ladders, strict=True)]
+        turned = torch.cat([*below, grad[:, :0]], 1)
+        around = ((turned * f.lower) @ self.by_axis) / f.distances
         outward = (grad * f.steep).sum(1, keepdim=True) - (f.units * around).sum(1, keepdim=True)
         return torch.addcmul(around, f.units, outward)
 
@@ -195,7 +230,7 @@ class Factors(NamedTuple):
         radial: ``g_nl``, ``(pairs, terms)``.
         steep: ``dg_nl/dr Y_lm``, ``(pairs, terms)``.
         angular: ``Y_lm``, ``(pairs, terms)``.
-        lower: harmonics up to a degree less, which the gradients of harmonics are combinations of.
+        lower: harmonics of a degree less, which the gradients of harmonics are combinations of; thrice, by axis.
         units: directions, ``(pairs, 3)``.
         distances: Å, ``(pairs, 1)``.
     """
@@ -251,3 +286,36 @@ class _Pull(torch.autograd.Function):
             (first,) = torch.autograd.grad(total, vectors, create_graph=True)
             found = torch.autograd.grad((first * grads[0]).sum(), (grad, vectors), create_graph=again)
         return *found, None, None, None
+
+
+class _Spectrum(torch.autograd.Function):
+    """``p = mixed(c, c)``, of which a loss on forces needs one derivative less than autograd would take."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, of: SphericalBessel) -> Tensor:
+        ctx.save_for_backward(c)
+        ctx.of = of
+        return of.mixed(c, c)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (c,) = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return ctx.of.spread(grads[0], c), None
+        return _Spread.apply(grads[0], c, ctx.of), None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, c: Tensor, of: SphericalBessel) -> Tensor:
+        ctx.save_for_backward(grad, c)
+        ctx.of = of
+        return of.spread(grad, c)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad, c = ctx.saved_tensors
+        v, of = grads[0], ctx.of
+        to_grad = of.mixed(v, c) + of.mixed(c, v)
+        to_c = of.spread(grad, v) if torch.is_grad_enabled() or wanted(c) else None
+        return to_grad, to_c, None
