@@ -265,3 +265,18 @@ def test_impossible_arguments(change, message):
 def test_a_result_larger_than_memory_is_refused_before_it_is_made(box):
     with pytest.raises(DataError, match="choose a smaller basis"):
         describe.describe("soap", box, gradients=True, memory=10**6)
+
+
+def test_single_precision(box):
+    """As exact as its numbers allow: predictions in float32 lose 1e-6, not more."""
+    soap, single = of({}), of({}).float()
+    graph = build(box, soap.cutoff)
+    gradients = []
+    for made in (soap, single):
+        leaf = graph.vectors().detach().requires_grad_()
+        spectra = made(graph.replace(_vectors=leaf, first_order=True, _made={}))
+        gradients += torch.autograd.grad(spectra[:, :7].sum(), leaf)
+    assert spectra.dtype == torch.float32
+    assert single.jacobian(graph).dtype == torch.float32
+    torch.testing.assert_close(single(graph).double(), soap(graph), atol=2e-6, rtol=0)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=0)
