@@ -107,17 +107,17 @@ class ElementNetworks(nn.Module):
         if once and x.requires_grad and self.name in _SLOPES:
             layers = [[(w.weight, w.bias) for w in network] for network in self.networks]  # type: ignore[attr-defined]
             return _Once.apply(x, groups, layers, self.name)
-        parts, column = [], 0
+        parts = []
         for network, rows, block in zip(
             self.networks, x.index_select(0, groups.order).split(groups.counts), self.blocks, strict=True
         ):
             if len(rows):
                 for layer in network:  # type: ignore[attr-defined]
                     rows = self.activation(layer(rows))
-                rows = nn.functional.pad(rows, (0, 1), value=1.0)
-                parts.append(nn.functional.pad(rows, (column, self.size - column - block)))
-            column += block
-        return torch.cat(parts or [x.new_zeros(0, self.size)]).index_select(0, groups.back)
+                parts.append(nn.functional.pad(rows, (0, 1), value=1.0))
+            else:
+                parts.append(x.new_zeros(0, block))
+        return torch.block_diag(*parts).index_select(0, groups.back)
 
 
 class _Once(torch.autograd.Function):
