@@ -75,14 +75,14 @@ def test_jacobian_is_the_derivative(water, name):
 @pytest.mark.parametrize("name", ["two", "triangles"])
 def test_twice_differentiable(water, name):
     made = MADE[name]
-    graph = build(Structure(water.numbers[:4], water.positions[:4]), made.cutoff)
+    graph = build(Structure(water.numbers[:3], water.positions[:3]), made.cutoff)
 
     def rows(positions):
         return made(graph.replace(positions=positions))
 
     positions = graph.positions.clone().requires_grad_()
     assert torch.autograd.gradcheck(rows, positions)
-    assert torch.autograd.gradgradcheck(rows, positions, atol=1e-6)
+    assert torch.autograd.gradgradcheck(rows, positions, atol=1e-6, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", MADE)
