@@ -223,3 +223,22 @@ def test_forces_of_lone_atoms_vanish():
     (slope,) = torch.autograd.grad(bessel(lone.replace(positions=positions)).sum(), positions, create_graph=True)
     assert not slope.any()
     assert bessel.jacobian(lone).shape == (0, 3, bessel.size)
+
+
+def test_blocks_change_nothing(monkeypatch, water, ethanol):
+    """Many atoms are computed a block at a time: here one or two atoms each, one of them alone."""
+    from epot.features.descriptors import spherical_bessel
+
+    bessel = SphericalBessel((1, 6, 8), 3.0, 3)
+    lone = Structure(np.array([8]), np.zeros((1, 3)))
+    found = []
+    for size in (2**17, 400):
+        monkeypatch.setattr(spherical_bessel, "BLOCK", size)
+        graph = build([water, lone, ethanol], 3.0)
+        vectors = graph.vectors().detach().requires_grad_()
+        rows = bessel(graph.replace(_vectors=vectors))
+        (slope,) = torch.autograd.grad(rows.sin().sum(), vectors, create_graph=True)
+        assert (len(bessel.layout(graph).blocks) > 3) == (size == 400)
+        found.append((rows.detach(), slope.detach(), torch.autograd.grad(slope.square().sum(), vectors)[0]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

@@ -28,6 +28,9 @@ from ..descriptor import Descriptor
 from ..engine import wanted
 from ..series import ChebyshevSeries
 
+BLOCK = 2**17
+"""Numbers, pairs times terms, that are computed at a time."""
+
 
 class SphericalBessel(Descriptor):
     """Spherical Bessel power spectrum, diagonal in the radial index.
@@ -128,7 +131,14 @@ class SphericalBessel(Descriptor):
         species = self.species(graph)
         rows = graph.pairs[0] * self.n_species + species[graph.pairs[1]]
         counts = torch.bincount(rows, minlength=graph.n_atoms * self.n_species)
-        return Layout(rows, torch.argsort(rows), counts.cumsum(0) - counts)
+        many = max(1, graph.n_atoms * BLOCK // max(graph.n_pairs * len(self.sums), 1))
+        edges = [*range(0, graph.n_atoms, many), graph.n_atoms]
+        pairs = graph.row_pointers()[edges].tolist()
+        blocks = [
+            (slice(pairs[k], pairs[k + 1]), slice(edges[k] * self.n_species, edges[k + 1] * self.n_species))
+            for k in range(len(edges) - 1)
+        ]
+        return Layout(rows, torch.argsort(rows), counts.cumsum(0) - counts, blocks)
 
     def coefficients(self, graph: Graph) -> Float[Tensor, "atoms species terms"]:
         """``c^a_nlm``: for each l and n all m. Differentiable to the fourth order."""
@@ -165,9 +175,15 @@ class SphericalBessel(Descriptor):
         r = vectors.square().sum(1).sqrt()
         units = vectors / r[:, None]
         angular = spherical_harmonics(units, self.n_max)
-        value, slope = (f.T.index_select(1, self.term_radial) for f in self.radial.with_derivative(r))
-        y = angular.T.index_select(1, self.term_angular)
-        return Factors(value, slope * y, y, angular.T.index_select(1, self.lower), units, r[:, None])
+        value, slope = (f.T.contiguous() for f in self.radial.with_derivative(r))
+        return Factors(value, slope, angular.T.contiguous(), units, r[:, None])
+
+    def values(self, f: Factors) -> Float[Tensor, "pairs terms"]:
+        """Terms from their factors."""
+        return f.radial.index_select(1, self.term_radial) * f.angular.index_select(1, self.term_angular)
+
+    def _steep(self, f: Factors) -> Tensor:
+        return f.slope.index_select(1, self.term_radial) * f.angular.index_select(1, self.term_angular)
 
     @torch.no_grad()
     def jacobian(self, graph: Graph) -> Float[Tensor, "pairs 3 size"]:
@@ -190,18 +206,20 @@ class SphericalBessel(Descriptor):
         """How the terms change when the vectors move: ``sum_a v_a dt/dr_a``."""
         outward = (f.units * velocities).sum(1, keepdim=True)
         around = (velocities - f.units * outward) / f.distances
-        below = (around @ self.by_axis.T * f.lower).split([ladder.shape[1] for ladder in self.ladders], 1)
+        along = around @ self.by_axis.T * f.angular.index_select(1, self.lower)
+        below = along.split([ladder.shape[1] for ladder in self.ladders], 1)
         turned = [b @ ladder.T for b, ladder in zip(below, self.ladders, strict=True)]
         flat = velocities.new_zeros(len(velocities), self.widths[0])  # of l = 0
-        return torch.addcmul(f.radial * torch.cat([flat, *turned], 1), f.steep, outward)
+        radial = f.radial.index_select(1, self.term_radial)
+        return torch.addcmul(radial * torch.cat([flat, *turned], 1), self._steep(f), outward)
 
     def pull(self, f: Factors, grad: Float[Tensor, "pairs terms"]) -> Float[Tensor, "pairs 3"]:
         """The transpose: ``sum_k grad_k dt_k/dr``."""
-        _, *parts = (grad * f.radial).split(self.widths, 1)
+        _, *parts = (grad * f.radial.index_select(1, self.term_radial)).split(self.widths, 1)
         below = [part @ ladder for part, ladder in zip(parts, self.ladders, strict=True)]
         turned = torch.cat([*below, grad[:, :0]], 1)
-        around = ((turned * f.lower) @ self.by_axis) / f.distances
-        outward = (grad * f.steep).sum(1, keepdim=True) - (f.units * around).sum(1, keepdim=True)
+        around = ((turned * f.angular.index_select(1, self.lower)) @ self.by_axis) / f.distances
+        outward = (grad * self._steep(f)).sum(1, keepdim=True) - (f.units * around).sum(1, keepdim=True)
         return torch.addcmul(around, f.units, outward)
 
 
@@ -212,33 +230,38 @@ class Layout(NamedTuple):
         rows: of each pair, ``atom * n_species + species of the neighbor``.
         order: pairs by row.
         starts: first position in ``order`` of each row.
+        blocks: pairs and rows of some atoms at a time, so that what is computed of them stays in the cache.
     """
 
     rows: Int[Tensor, " pairs"]
     order: Int[Tensor, " pairs"]
     starts: Int[Tensor, " rows"]
+    blocks: list[tuple[slice, slice]]
 
-    def add(self, values: Float[Tensor, "pairs terms"]) -> Float[Tensor, "rows terms"]:
-        """Sums over the pairs of each row."""
-        return torch.nn.functional.embedding_bag(self.order, values, self.starts, mode="sum")
+    def add(self, each: Callable[[int, slice], Tensor]) -> Float[Tensor, "rows terms"]:
+        """Sums over the pairs of each row of what is given block by block: number and pairs to ``(pairs, terms)``."""
+        made = []
+        for k, (pairs, rows) in enumerate(self.blocks):
+            first = pairs.start
+            bags = self.order[pairs] - first, each(k, pairs), self.starts[rows] - first
+            made.append(torch.nn.functional.embedding_bag(*bags, mode="sum"))
+        return torch.cat(made) if len(made) > 1 else made[0]
 
 
 class Factors(NamedTuple):
-    """Terms of pairs ``radial * angular``, and what their derivatives are made of.
+    """What terms of pairs and their derivatives are made of.
 
     Attributes:
-        radial: ``g_nl``, ``(pairs, terms)``.
-        steep: ``dg_nl/dr Y_lm``, ``(pairs, terms)``.
-        angular: ``Y_lm``, ``(pairs, terms)``.
-        lower: harmonics of a degree less, which the gradients of harmonics are combinations of; thrice, by axis.
+        radial: ``g_nl``, ``(pairs, kinds)``.
+        slope: ``dg_nl/dr``, ``(pairs, kinds)``.
+        angular: ``Y_lm``, ``(pairs, harmonics)``.
         units: directions, ``(pairs, 3)``.
         distances: Å, ``(pairs, 1)``.
     """
 
     radial: Tensor
-    steep: Tensor
+    slope: Tensor
     angular: Tensor
-    lower: Tensor
     units: Tensor
     distances: Tensor
 
@@ -248,36 +271,42 @@ class _Coefficients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, layout: Layout, of: SphericalBessel) -> Tensor:
-        f = of.factors(vectors.detach())
+        made = [of.factors(vectors.detach()[pairs]) for pairs, _ in layout.blocks]
         ctx.save_for_backward(vectors)
-        ctx.kept = f, layout, of
-        return layout.add(f.radial * f.angular)
+        ctx.kept = made, layout, of
+        return layout.add(lambda k, _: of.values(made[k]))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (vectors,) = ctx.saved_tensors
-        f, layout, of = ctx.kept
         if not torch.is_grad_enabled():
-            return of.pull(f, grads[0].index_select(0, layout.rows)), None, None
+            return _pull(grads[0], *ctx.kept), None, None
         return _Pull.apply(grads[0], vectors, *ctx.kept), None, None
+
+
+def _pull(grad: Tensor, made: list[Factors], layout: Layout, of: SphericalBessel) -> Tensor:
+    blocks = zip(made, layout.blocks, strict=True)
+    return torch.cat([of.pull(f, grad.index_select(0, layout.rows[pairs])) for f, (pairs, _) in blocks])
 
 
 class _Pull(torch.autograd.Function):
     """The gradient as a function of its own: linear in what comes in, and of the vectors by what autograd knows."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, vectors: Tensor, f: Factors, layout: Layout, of: SphericalBessel) -> Tensor:
+    def forward(
+        ctx: Any, grad: Tensor, vectors: Tensor, made: list[Factors], layout: Layout, of: SphericalBessel
+    ) -> Tensor:
         ctx.save_for_backward(grad, vectors)
-        ctx.kept = f, layout, of
-        return of.pull(f, grad.index_select(0, layout.rows))
+        ctx.kept = made, layout, of
+        return _pull(grad, made, layout, of)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad, vectors = ctx.saved_tensors
-        f, layout, of = ctx.kept
+        made, layout, of = ctx.kept
         again = torch.is_grad_enabled()
         if not again and not wanted(vectors):  # a loss on forces: only what the coefficients are multiplied by
-            return layout.add(of.push(f, grads[0])), None, None, None, None
+            return layout.add(lambda k, pairs: of.push(made[k], grads[0][pairs])), None, None, None, None
         with torch.enable_grad():
             # views: what comes in may depend on the vectors itself, and that way is not counted here
             grad = grad.view_as(grad) if grad.requires_grad else grad.detach().requires_grad_()
