@@ -84,10 +84,11 @@ def layout(
     near = distances.detach() < cutoff
     key = f"aev {n_elements} {cutoff} {dtype}"
     kept = graph._made.get(key)
-    same = kept is not None and torch.equal(kept[1], species)
-    if same and torch.equal(kept[0], near):
+    if kept is not None and not torch.equal(kept[1], species):
+        kept = None
+    if kept is not None and torch.equal(kept[0], near):
         return kept[2]
-    first = tuple(kept[2][:3]) if same else _radial(graph, species, n_elements, dtype)
+    first = kept[2][:3] if kept is not None else _radial(graph, species, n_elements, dtype)
     made = Layout(*first, *_angular(graph, species, near, n_elements))
     graph._made[key] = (near, species, made)
     return made
