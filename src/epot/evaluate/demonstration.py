@@ -299,7 +299,7 @@ def picture(result: Mapping[str, Any], path: str | os.PathLike) -> Path:
     for name, slopes in result["path"]["slopes_eV_A"].items():
         if name.startswith("network") and "coordinates" not in name:
             right.plot(result["path"]["length_A"], slopes, label=name.removeprefix("network, "), linewidth=1)
-    right.set(xlabel="length of one C-H bond, Å", ylabel="dE/dr, eV/Å", title="Sorting bends the curve", ylim=(-15, 15))
+    right.set(xlabel="length of one C-H bond, Å", ylabel="dE/dr, eV/Å", title="Sorting bends the curve", ylim=(-7, 7))
     right.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
