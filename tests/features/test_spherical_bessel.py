@@ -232,7 +232,7 @@ def test_blocks_change_nothing(monkeypatch, water, ethanol):
     bessel = SphericalBessel((1, 6, 8), 3.0, 3)
     lone = Structure(np.array([8]), np.zeros((1, 3)))
     found = []
-    for size in (2**17, 400):
+    for size in (2**18, 400):
         monkeypatch.setattr(spherical_bessel, "BLOCK", size)
         graph = build([water, lone, ethanol], 3.0)
         vectors = graph.vectors().detach().requires_grad_()

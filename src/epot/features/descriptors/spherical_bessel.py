@@ -28,7 +28,7 @@ from ..descriptor import Descriptor
 from ..engine import wanted
 from ..series import ChebyshevSeries
 
-BLOCK = 2**17
+BLOCK = 2**18
 """Numbers, pairs times terms, that are computed at a time."""
 
 
@@ -271,7 +271,8 @@ class _Coefficients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, layout: Layout, of: SphericalBessel) -> Tensor:
-        made = [of.factors(vectors.detach()[pairs]) for pairs, _ in layout.blocks]
+        whole = of.factors(vectors.detach())
+        made = [Factors(*(part[pairs] for part in whole)) for pairs, _ in layout.blocks]
         ctx.save_for_backward(vectors)
         ctx.kept = made, layout, of
         return layout.add(lambda k, _: of.values(made[k]))
