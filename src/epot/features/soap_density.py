@@ -274,7 +274,8 @@ class Density(nn.Module):
         """Basis functions at some points, in the scratch under a number."""
         points, take = len(vectors), partial(self.scratch.take, like=vectors)
         units = take(f"units{number}", 3, points).copy_(vectors.T)
-        r = torch.linalg.vector_norm(units, dim=0, out=take(f"distances{number}", points))
+        x, y, z = units  # a norm over the first axis would run through memory in strides
+        r = torch.mul(x, x, out=take(f"distances{number}", points)).addcmul_(y, y).addcmul_(z, z).sqrt_()
         units /= r
         tables = self.series.tables
         t = polynomials(r, self.reach, tables.shape[2], out=take("polynomials", tables.shape[2], points))
