@@ -49,7 +49,8 @@ def test_models_as_json(app):
 def test_arguments_of_a_model(app, name):
     shown = CliRunner().invoke(app, ["models", name, "--json"])
     assert json.loads(shown.output)["name"] == name
-    assert "cutoff" in CliRunner().invoke(app, ["models", name]).output
+    shown = CliRunner().invoke(app, ["models", name]).output
+    assert all(f"\n  {argument} = " in shown for argument in registry.parameters(registry.get(name)))
 
 
 def test_an_error_of_ours_is_a_message_and_exit_code_1():

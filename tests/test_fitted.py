@@ -205,3 +205,16 @@ def test_command_lines(file, ethanol, tmp_path):
     assert json.loads(found.output) == {"n_structures": 1, "outside": 0}
     assert read(out)[0].energy == pytest.approx(Fitted.load(file).predict(ethanol).energy)
     assert "rmd17/ethanol" in json.loads(run(app, ["bench", "--list", "--json"]).output)
+
+
+def test_public_functions_survive_the_import_of_modules_of_their_names():
+    """``import epot.fit.run`` binds ``epot.fit`` to a module, unless the package says otherwise."""
+    import importlib
+
+    import epot
+
+    for name in ("epot.fit.run", "epot.predict"):
+        importlib.import_module(name)
+    assert callable(epot.fit)
+    assert callable(epot.predict)
+    assert epot.fit.__module__ == "epot.api"

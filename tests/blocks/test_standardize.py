@@ -42,3 +42,11 @@ def test_least_scale():
     block = Standardize(2, 4, least=0.25)
     block.set(torch.zeros(2, 4).double(), deviation)
     assert block.scale.tolist() == [[2.0, 0.5, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]]
+
+
+def test_rounding_is_no_spread():
+    """All environments alike (a perfect crystal): nothing is blown up, with a least scale either."""
+    for least in (0.0, 0.1):
+        block = Standardize(1, 3, least=least)
+        block.set(torch.tensor([[1.7, 0.0, -0.3]]), torch.full((1, 3), 5e-9))
+        assert torch.equal(block.scale, torch.ones(1, 3, dtype=torch.float64))

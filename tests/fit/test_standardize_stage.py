@@ -5,6 +5,7 @@ import pytest
 import torch
 from toy_data import molecules
 
+from epot.data.dataset import Dataset
 from epot.errors import ConfigError, FitError
 from epot.fit.config import build_stages
 from epot.fit.recipe import FitState
@@ -86,3 +87,13 @@ def test_recipe_has_it_where_it_applies():
         FitStatistics().check(made)
     with pytest.raises(ConfigError, match="at least 2"):
         FitStatistics(environments=1)
+
+
+def test_one_element_takes_atoms_of_many_structures():
+    """A single kind of rows: what is counted are atoms, not structures."""
+    made, body = state(elements=("H",))
+    made.train = Dataset([s.replace(numbers=np.ones(len(s), int)) for s in made.train])
+    FitStatistics().run(made)
+    rows, _ = everything(made, body)
+    np.testing.assert_allclose(body.standardize.mean[0].numpy(), rows.mean(0), rtol=1e-12)
+    assert made.about["fit"]["standardize"]["environments"]["body"] == [len(rows)]

@@ -46,10 +46,9 @@ class Standardize(nn.Module):
         Components that do not vary, but for rounding, get a scale of 1: what is always zero stays zero, and what is
         not would otherwise be blown up where it first departs from its value.
         """
-        least = torch.maximum(mean.abs(), deviation.amax(1, keepdim=True)) * 1e-6
+        row = torch.maximum(mean.abs(), deviation).amax(1, keepdim=True)
+        least = torch.maximum(1e-6 * mean.abs(), 1e-8 * row)
+        varies = torch.where(deviation > least, deviation, 0.0)
+        raised = torch.maximum(varies, self.least * varies.amax(1, keepdim=True))
         self.mean.copy_(mean)
-        scale = torch.where(deviation > least, deviation, 1.0)
-        if self.least > 0:
-            raised = torch.maximum(torch.where(deviation > least, deviation, 0.0), self.least * deviation.amax(1, True))
-            scale = torch.where(raised > 0, raised, 1.0)
-        self.scale.copy_(scale)
+        self.scale.copy_(torch.where(raised > 0, raised, 1.0))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def _list(as_json: bool) -> None:
     from .. import registry
     from ..features.descriptor import registered
 
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in registered():
         kind = registry.get(name)
         settings = {k: None if p.default is p.empty else p.default for k, p in registry.parameters(kind).items()}

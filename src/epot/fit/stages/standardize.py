@@ -71,27 +71,27 @@ class FitStatistics(Stage):
     def _describe(self, state: FitState, term: Any, sums: Moments) -> None:
         """Add rows of structures in random order, until each element that occurs has enough or all were seen."""
         descriptor: Descriptor = term.descriptor
-        whole = descriptor.whole or len(sums.counts) == 1
+        alike = descriptor.whole or len(sums.counts) == 1  # one kind of rows
         order = np.random.default_rng([state.seed, 2]).permutation(len(state.train))
-        left = np.array([self._occurs(state, z) for z in (descriptor.elements if not whole else (None,))])
+        left = [self._occurs(state, descriptor.whole, z) for z in ((None,) if alike else descriptor.elements)]
         wanted = np.minimum(left, self.environments)
         for index in track(order.tolist(), "Statistics of the descriptor"):
             if (sums.counts.numpy() >= wanted).all():
                 break
             structure = state.train[index]
             lacking = [z for z, n, w in zip(descriptor.elements, sums.counts, wanted, strict=False) if n < w]
-            if not whole and not np.isin(structure.numbers, lacking).any():
+            if not alike and not np.isin(structure.numbers, lacking).any():
                 continue
             graph = build(structure, descriptor.cutoff, elements=descriptor.elements, device=state.device)
             rows = descriptor(graph)
-            species = graph.numbers.new_zeros(len(rows)) if whole else descriptor.species(graph)
+            species = graph.numbers.new_zeros(len(rows)) if alike else descriptor.species(graph)
             sums.add(rows.double().cpu(), species.cpu())
 
-    def _occurs(self, state: FitState, number: int | None) -> int:
-        """Atoms of an element in the training set, counted up to what is wanted."""
+    def _occurs(self, state: FitState, whole: bool, number: int | None) -> int:
+        """Rows in the training set, of one element or of all, counted up to what is wanted."""
         found = 0
         for structure in state.train:
-            found += 1 if number is None else int((structure.numbers == number).sum())
+            found += 1 if whole else len(structure) if number is None else int((structure.numbers == number).sum())
             if found >= self.environments:
                 break
         return found
