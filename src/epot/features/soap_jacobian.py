@@ -1,8 +1,7 @@
-"""All derivatives of SOAP vectors in full: batched matrix products that write rows where they stay."""
+"""All derivatives of SOAP vectors in full: outer products for each pair, gathered into rows where they stay."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,30 +11,44 @@ from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .angular import harmonics_with_gradients, n_harmonics
 from .soap_contract import Contraction
-from .soap_density import Density, plan
+from .soap_density import POINTS, Density, plan
 
-NUMBERS = 2**20
-"""Of derivatives of coefficients that are made at a time."""
-
-
-class _Run(NamedTuple):
-    """Columns ``start`` to ``stop`` of a product go to places from ``first`` on."""
-
-    start: int
-    stop: int
-    first: int
+NUMBERS = 2**19
+"""Numbers of rows that are made at a time: they should stay in the cache until they are copied to their places."""
 
 
 class _Changes(NamedTuple):
-    """What a neighbor of one species changes: places in a row, for each degree, and the table of a product.
+    """What a neighbor of one species changes.
 
-    With ``spread`` the columns of the product are put among ``width``, where others are zero.
+    Of the products ``(n, k)`` of a degree some are components as they are, up to a factor that they share; others are
+    sums of products with weights, which are put behind them, and a zero for components that do not change.
+
+    Attributes:
+        factor: of single products.
+        terms: for each term of the sums the product and its weight, both ``(sums,)``.
+        source: of each component, among all degrees' products, zeros and sums, ``(size,)``.
+        width: products, the zero and sums of a degree.
     """
 
-    runs: list[list[_Run]]
-    table: Tensor
-    spread: Tensor | None
+    factor: float
+    terms: list[tuple[Tensor, Tensor]]
+    source: Tensor
     width: int
+
+
+class _Basis(NamedTuple):
+    """At some points.
+
+    Attributes:
+        units: ``(points, 3)``.
+        angular: ``Y_m`` and its three derivatives, ``(points, 4, components)``.
+        value, slope: of the radial functions, ``(points, 1, degrees, n_max, 1)``.
+    """
+
+    units: Tensor
+    angular: Tensor
+    value: Tensor
+    slope: Tensor
 
 
 def soap_jacobian(
@@ -43,100 +56,110 @@ def soap_jacobian(
 ) -> Float[Tensor, "pairs 3 size"]:
     """``dp_i/dr_ij``.
 
-    A neighbor changes the coefficients of its own species, ``dc_nm = R'_n u Y_m + R_n dY_m``, and p by
-    ``dp_q = sum_nm dc_nm M_nmq``, where ``M`` is made of the coefficients of atom i: for each degree and species one
-    product of matrices for each atom. Normalization adds ``- p (p . dp)`` to it: one more row of M.
+    A neighbor changes the coefficients of its own species, ``dc_nm = R'_n u Y_m + R_n dY_m``. So with the coefficients
+    ``c_km`` of atom i the sums over m are done for all n at once, ``V_k = sum_m Y_m c_km`` and ``W_k`` of ``dY_m``, and
+    products ``sum_m dc_nm c_km = R'_n u V_k + R_n W_k`` are put where they belong, one or two to a component.
+    Normalization then adds ``- p (p . dp)``.
     """
     graph = graph.replace(_vectors=graph.vectors().detach())
     coefficients = density(graph, species)
     spectra, norms = contract.with_norms(coefficients)
+    size = spectra.shape[1]
     mixed = contract.mix(coefficients)
     if contract.normalize:
         mixed = mixed / norms[:, None, None]
+    mixed = mixed.transpose(1, 2).contiguous()
     changes = [_changes(contract, s, spectra) for s in range(len(density.elements))]
     vectors = density.padded(graph.vectors().to(spectra.dtype))
-    out = _zeros(graph.n_pairs + 1, 3, spectra.shape[1], like=spectra)  # the last is for empty slots
-    points = max(NUMBERS // (3 * density.n_max * n_harmonics(density.l_max)), 64)
-    made = plan(graph, species, density.elements, points)
-    for part in made.parts:
+    made = plan(graph, species, density.elements, max(NUMBERS // (3 * size), 16))
+    firsts = torch.tensor([part.first for part in made.parts] + [graph.n_atoms], device=spectra.device)
+    ends = torch.searchsorted(graph.pairs[0].contiguous(), firsts).tolist()  # pairs are in the order of i
+    out, known, begin = _fresh(graph.n_pairs, 3 * size, like=spectra), 0, 0
+    for part, start, stop in zip(made.parts, ends[:-1], ends[1:], strict=True):
+        if start == stop:
+            continue
+        if part.stop > known:  # basis functions of this part and some more
+            begin, known = part.start, max(p.stop for p in made.parts if p.stop <= max(part.stop, part.start + POINTS))
+            basis = _basis(density, vectors.index_select(0, made.slots[begin:known]))
+        rows = contract.scratch.take("rows", part.stop - part.start, 3, size, like=spectra)
         atoms = slice(part.first, part.last)
         for block in part.blocks:
-            slots = made.slots[part.start + block.start : part.start + block.stop]
-            change = _coefficient_changes(density, vectors.index_select(0, slots), block.width)
-            to = slots.view(-1, 1, block.width) * 3 + torch.arange(3, device=slots.device)[:, None]
-            unit = spectra[atoms] if contract.normalize else None
-            for runs, product in _products(contract, change, mixed[atoms], unit, changes[block.species]):
-                for run in runs:
-                    target = out.view(-1, spectra.shape[1])[:, run.first : run.first + run.stop - run.start]
-                    target.index_copy_(0, to.flatten(), product[:, run.start : run.stop])
-    return out[:-1]
+            offset = part.start - begin
+            at = _Basis(*(x[offset + block.start : offset + block.stop] for x in basis))
+            here = rows[block.start : block.stop]
+            _fill(contract, at, mixed[atoms], changes[block.species], here)
+            if contract.normalize:
+                by_atom, unit = here.view(part.last - part.first, -1, size), spectra[atoms]
+                along = torch.bmm(by_atom, unit[:, :, None])
+                by_atom.addcmul_(along, unit[:, None, :], value=-1)
+        order = made.points[start:stop] - part.start
+        torch.index_select(rows.view(len(rows), -1), 0, order, out=out[start:stop])
+    return out.view(-1, 3, size)
 
 
-def _zeros(*shape: int, like: Tensor) -> Tensor:
-    """Zeros that cost nothing until they are touched, where the system has such."""
+def _fresh(*shape: int, like: Tensor) -> Tensor:
+    """An array in large pages, where the system has such: torch's own are in small ones, slow at the first touch."""
     if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    return torch.from_numpy(np.zeros(shape, dtype=np.float32 if like.dtype == torch.float32 else np.float64))
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, dtype=np.float32 if like.dtype == torch.float32 else np.float64))
 
 
-def _coefficient_changes(density: Density, vectors: Tensor, width: int) -> list[Tensor]:
-    """``dc_nm/dr`` for each degree, ``(m, n_max, atoms, 3, width)``."""
+def _basis(density: Density, vectors: Tensor) -> _Basis:
     r = vectors.square().sum(1).sqrt()
     units = vectors / r[:, None]
     angular = harmonics_with_gradients(units, r, density.l_max)
     value, slope = density.series.with_derivative(r)
     fade, steep = density.fade.with_slope(r)
-    slope = slope.mul_(fade).addcmul_(value, steep).view(density.l_max + 1, 1, density.n_max, -1, 1, width)
-    value = value.mul_(fade).view(slope.shape)
-    by_atom = lambda t: t.view(3, t.shape[1], 1, -1, width).permute(1, 2, 3, 0, 4).contiguous()  # noqa: E731
-    along, gradients = by_atom(angular.values * units.T[:, None]), by_atom(angular.gradients)
-    found = []
-    for degree in range(density.l_max + 1):
-        m = slice(degree * degree, n_harmonics(degree))
-        made = along.new_empty(2 * degree + 1, density.n_max, *along.shape[2:])
-        torch.mul(along[m], slope[degree], out=made)
-        found.append(made.addcmul_(gradients[m], value[degree]))
-    return found
+    slope = slope.mul_(fade).addcmul_(value, steep)
+    shape = (len(r), 1, density.l_max + 1, density.n_max, 1)
+    both = torch.cat([angular.values[None], angular.gradients])
+    return _Basis(units, both.permute(2, 0, 1).contiguous(), value.mul_(fade).T.reshape(shape), slope.T.reshape(shape))
 
 
-def _products(
-    contract: Contraction, change: list[Tensor], mixed: Tensor, unit: Tensor | None, changes: _Changes
-) -> Iterator[tuple[list[_Run], Tensor]]:
-    """For each degree places of a row, and derivatives of the pairs of a block, ``(atoms * 3 * width, some)``."""
-    atoms, lefts, rights = len(mixed), [], []
+def _fill(contract: Contraction, at: _Basis, mixed: Tensor, changes: _Changes, out: Tensor) -> None:
+    """Derivatives of the products at the points of a block, ``(points, 3, size)``, from ``(atoms, components, k)``."""
+    points, atoms, k = len(at.units), *mixed.shape[::2]
+    degrees, n_max, take = len(contract.factors), contract.n_max, contract.scratch.take
+    by_atom = at.angular.view(atoms, -1, at.angular.shape[2])
+    found = take("found", points, 4, degrees, k, like=mixed)
     for degree, f in enumerate(contract.factors):
-        of_degree = (mixed[:, :, degree * degree : n_harmonics(degree)] * f).transpose(1, 2)
-        right = of_degree.reshape(-1, mixed.shape[1]) @ changes.table
-        right = right.view(atoms, (2 * degree + 1) * contract.n_max, -1)
-        if changes.spread is not None:
-            right = right.new_zeros(*right.shape[:2], changes.width).index_copy_(2, changes.spread, right)
-        rights.append(right)
-        lefts.append(change[degree].view(rights[-1].shape[1], atoms, -1).permute(1, 2, 0))
-    if unit is None:
-        for runs, left, right in zip(changes.runs, lefts, rights, strict=True):
-            yield runs, torch.bmm(left, right).flatten(0, 1)
-        return
-    mine = [
-        torch.cat([unit[:, run.first : run.first + run.stop - run.start] for run in runs], 1) for runs in changes.runs
-    ]
-    along = torch.stack(
-        [torch.bmm(x, torch.bmm(m, u[:, :, None])) for x, m, u in zip(lefts, rights, mine, strict=True)]
-    ).sum(0)
-    for runs, left, right, u in zip(changes.runs, lefts, rights, mine, strict=True):
-        yield runs, torch.baddbmm(along * u[:, None, :], left, right, beta=-1).flatten(0, 1)
+        m = slice(degree * degree, n_harmonics(degree))
+        to = found.view(atoms, -1, degrees, k)[:, :, degree]
+        torch.bmm(by_atom[:, :, m], mixed[:, m] * (f * changes.factor), out=to)
+    products = take("pairs", points, 3, degrees, changes.width, like=mixed)
+    outer = products[..., : n_max * k].view(points, 3, degrees, n_max, k)
+    radial = at.units[:, :, None, None] * found[:, :1]
+    torch.mul(at.slope, radial[:, :, :, None], out=outer)
+    outer.addcmul_(at.value, found[:, 1:, :, None])
+    products[..., n_max * k] = 0
+    flat = products.view(-1, changes.width)
+    sums = flat[:, n_max * k + 1 :]
+    for t, (which, weights) in enumerate(changes.terms):
+        term = flat.gather(1, which.expand(len(flat), -1))
+        torch.mul(term, weights, out=sums) if t == 0 else sums.addcmul_(term, weights)
+    flat = products.view(3 * points, -1)
+    torch.gather(flat, 1, changes.source.expand(len(flat), -1), out=out.view(3 * points, -1))
 
 
 def _changes(contract: Contraction, species: int, like: Tensor) -> _Changes:
     some, table = contract.derivative(species)
-    columns = [np.flatnonzero(contract.layout.degree == degree) for degree in range(len(contract.factors))]
-    runs = [_runs(c[some]) for c in columns]
-    spread, in_one = None, all(len(_runs(c)) == 1 for c in columns)
-    if contract.normalize or (in_one and len(runs[0]) > 4):  # all change, or many short pieces of one do
-        runs = [_runs(c) for c in columns]
-        spread = torch.from_numpy(some).to(like.device) if len(some) < len(columns[0]) else None
-    return _Changes(runs, torch.from_numpy(table).to(like).flatten(1), spread, len(columns[0]))
-
-
-def _runs(places: np.ndarray) -> list[_Run]:
-    starts = np.flatnonzero(np.diff(places, prepend=-2) != 1).tolist()
-    return [_Run(a, b, int(places[a])) for a, b in zip(starts, [*starts[1:], len(places)], strict=True)]
+    table = table.transpose(1, 0, 2).reshape(-1, len(some))  # products (n, k)
+    many, first = (table != 0).sum(0), np.abs(table).argmax(0)
+    largest = table[first, np.arange(len(some))]
+    single = largest[many == 1]
+    factor = float(np.median(single)) if len(single) else 1.0
+    sums = np.flatnonzero((many > 1) | (largest != factor))
+    zero, width = len(table), len(table) + 1 + len(sums)
+    within = np.full(np.count_nonzero(contract.layout.degree == 0), zero)
+    within[some] = first
+    within[some[sums]] = zero + 1 + np.arange(len(sums))
+    degree = contract.layout.degree
+    source = np.zeros(len(degree), dtype=np.int64)
+    for n in range(len(contract.factors)):
+        source[degree == n] = n * width + within
+    order = np.argsort(table[:, sums] == 0, axis=0, kind="stable")  # those of each sum first
+    terms = []
+    for t in range(int(many[sums].max(initial=0))):
+        weights = table[order[t], sums] / factor
+        terms.append((torch.from_numpy(order[t]).to(like.device), torch.from_numpy(weights).to(like)))
+    return _Changes(factor, terms, torch.from_numpy(source).to(like.device), width)
