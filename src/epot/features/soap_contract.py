@@ -64,11 +64,14 @@ class Contraction(nn.Module):
         """Spectra; with ``once`` only first derivatives will be asked for."""
         if once and coefficients.requires_grad:
             return _Spectrum.apply(coefficients, self)
-        return self.with_norms(coefficients)[0]
+        return self.with_norms(coefficients)[0] if self.normalize else self.products(self.mix(coefficients))
 
     def with_norms(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Spectra and their lengths before normalization."""
         spectrum = self.products(self.mix(coefficients))
+        if not (torch.is_grad_enabled() and spectrum.requires_grad):
+            norms = torch.linalg.vector_norm(spectrum, dim=1).clamp_(min=1e-30)
+            return (spectrum.div_(norms[:, None]) if self.normalize else spectrum), norms
         norms = spectrum.square().sum(1).clamp(min=1e-60).sqrt()
         return (spectrum / norms[:, None] if self.normalize else spectrum), norms
 
@@ -82,15 +85,20 @@ class Contraction(nn.Module):
 
     def products(self, mixed: Tensor) -> Float[Tensor, "atoms size"]:
         """Components before normalization."""
-        atoms, found = len(mixed), []
+        atoms = len(mixed)
+        if torch.is_grad_enabled() and mixed.requires_grad:
+            found = []
+            for degree, f in enumerate(self.factors):
+                left, right = self._sides(mixed[:, :, degree * degree : n_harmonics(degree)])
+                found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
+            return torch.cat(found, 1).index_select(1, self.index) * self.weights
+        everything = self.scratch.take("products", atoms, len(self.factors), self.n_channels, self.wide, like=mixed)
         for degree, f in enumerate(self.factors):
             left, right = self._sides(mixed[:, :, degree * degree : n_harmonics(degree)])
-            found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
-        if torch.is_grad_enabled() and mixed.requires_grad:
-            return torch.cat(found, 1).index_select(1, self.index) * self.weights
-        everything = self.scratch.take("products", atoms, len(self.place), like=mixed)
-        torch.cat(found, 1, out=everything)
-        return everything.index_select(1, self.index).mul_(self.weights)
+            to = everything[:, degree]  # not the product's own out: it is slower where atoms are not side by side
+            torch.mul(torch.bmm(left, right.transpose(1, 2)).view(to.shape), f, out=to)
+        # gather is several times faster than index_select along rows
+        return everything.view(atoms, -1).gather(1, self.index.expand(atoms, -1)).mul_(self.weights)
 
     def _sides(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """The factors of one degree."""
@@ -108,7 +116,7 @@ class Contraction(nn.Module):
         padded[:, -1] = 0
         shape = (len(values), len(self.factors), self.n_channels // self.wide, self.wide, self.wide)
         found = self.scratch.take("symmetric", len(values), len(self.place), like=values)
-        torch.index_select(padded, 1, self.place, out=found)
+        torch.gather(padded, 1, self.place.expand(len(values), -1), out=found)
         if not self.triangular and self.compression != "mu1nu1":
             found = found.view(shape) + found.view(shape).transpose(3, 4)
         return found.view(len(values), shape[1], self.n_channels, self.wide)
