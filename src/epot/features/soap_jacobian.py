@@ -121,13 +121,13 @@ def _fill(contract: Contraction, at: _Basis, mixed: Tensor, changes: _Changes, o
     points, atoms, k = len(at.units), *mixed.shape[::2]
     degrees, n_max, take = len(contract.factors), contract.n_max, contract.scratch.take
     by_atom = at.angular.view(atoms, -1, at.angular.shape[2])
-    found = take("found", points, 4, degrees, k, like=mixed)
+    found = take("found", degrees, points, 4, k, like=mixed)
     for degree, f in enumerate(contract.factors):
         m = slice(degree * degree, n_harmonics(degree))
-        to = found.view(atoms, -1, degrees, k)[:, :, degree]
-        torch.bmm(by_atom[:, :, m], mixed[:, m] * (f * changes.factor), out=to)
+        torch.bmm(by_atom[:, :, m], mixed[:, m] * (f * changes.factor), out=found[degree].view(atoms, -1, k))
     products = take("pairs", points, 3, degrees, changes.width, like=mixed)
     outer = products[..., : n_max * k].view(points, 3, degrees, n_max, k)
+    found = found.permute(1, 2, 0, 3)
     radial = at.units[:, :, None, None] * found[:, :1]
     torch.mul(at.slope, radial[:, :, :, None], out=outer)
     outer.addcmul_(at.value, found[:, 1:, :, None])
