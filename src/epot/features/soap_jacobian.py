@@ -15,6 +15,8 @@ from .soap_density import POINTS, Density, plan
 
 NUMBERS = 2**19
 """Numbers of rows that are made at a time: they should stay in the cache until they are copied to their places."""
+LEAST = 96
+"""Points that are taken together at least: with long rows and few points calls cost more than memory."""
 
 
 class _Changes(NamedTuple):
@@ -71,7 +73,7 @@ def soap_jacobian(
     mixed = mixed.transpose(1, 2).contiguous()
     changes = [_changes(contract, s, spectra) for s in range(len(density.elements))]
     vectors = density.padded(graph.vectors().to(spectra.dtype))
-    made = plan(graph, species, density.elements, max(NUMBERS // (3 * size), 16))
+    made = plan(graph, species, density.elements, max(NUMBERS // (3 * size), LEAST))
     firsts = torch.tensor([part.first for part in made.parts] + [graph.n_atoms], device=spectra.device)
     ends = torch.searchsorted(graph.pairs[0].contiguous(), firsts).tolist()  # pairs are in the order of i
     out, known, begin = _fresh(graph.n_pairs, 3 * size, like=spectra), 0, 0
