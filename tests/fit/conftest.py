@@ -1,3 +1,4 @@
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import toy_data
 @pytest.fixture
 def toynet(monkeypatch):
     """The class of a small registered model, ``epot.models.toynet``, for this test only."""
-    import epot.models
+    models = importlib.import_module("epot.models")  # the attribute of the package is the list of names
 
-    monkeypatch.setattr(epot.models, "__path__", [*epot.models.__path__, str(Path(__file__).parent / "toys")])
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(Path(__file__).parent / "toys")])
     monkeypatch.setenv("EPOT_PROGRESS", "0")
     from epot.models.toynet import ToyNet
 

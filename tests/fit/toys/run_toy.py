@@ -1,5 +1,6 @@
 """Fit the toy model in a folder: what the tests kill. ``run_toy.py FOLDER SEED [SECONDS_PER_STEP]``"""
 
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -18,9 +19,7 @@ def fit_toy(folder, seed):
 
 
 def main(folder, seed, pause):
-    import epot.models
-
-    epot.models.__path__.append(str(HERE))
+    importlib.import_module("epot.models").__path__.append(str(HERE))
     from epot.fit.loop import Loop
 
     step = Loop.step
