@@ -40,8 +40,8 @@ class FitKernel(Stage):
 
     Args:
         method: of the points, where not all structures become points: ``"fps"`` (farthest points) or ``"random"``.
-        scales: ``"leave_one_out"``, ``"evidence"``, or ``"median"``: the median distance between two structures (ten times
-            it for the Laplacian kernel) and the standard deviation of the energies.
+        scales: ``"leave_one_out"``, ``"evidence"``, or ``"median"``: the median distance between two structures (ten
+            times it for the Laplacian kernel) and the standard deviation of the energies.
         subset: structures by which they are chosen: time grows as its cube.
         span: the length is looked for between the median distance divided and multiplied by it.
         energy_sigma: eV per atom, that of :class:`~epot.fit.stages.solve.Solve`: where the most probable noise is
