@@ -20,8 +20,8 @@ class Worker:
 
     def __init__(self, python, script, name, threads, *arguments):
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-        # an idle worker's threads must sleep, not spin
-        env = os.environ | {n: str(threads) for n in names} | {"OMP_WAIT_POLICY": "passive"}
+        # how threads wait is left as each package has it: an idle worker's sleep after milliseconds
+        env = os.environ | {n: str(threads) for n in names}
         self.name, self.threads = name, threads
         self.process = subprocess.Popen(
             [python, script, "--worker", name, "--threads", str(threads), *map(str, arguments)],
