@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from epot import modelfile
+from epot import modelfile, registry
 from epot.data.structure import Structure
 from epot.errors import ConfigError, EpotError, ModelFileError
 from epot.geometry.graph import build
@@ -325,3 +325,14 @@ def test_files_of_every_released_format_load_and_give_the_recorded_numbers(path)
 def test_there_is_a_file_of_every_format():
     have = {int(p.stem.removeprefix("format").split("_")[0]) for p in OLD}
     assert have == set(range(1, modelfile.FORMAT + 1))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_converted_potential_comes_back_in_its_precision(name, tmp_path):
+    """Constants that no file holds (of descriptors) follow the weights."""
+    made = registry.get(name).tiny().double()
+    modelfile.save(tmp_path / "double.epot", made)
+    again, _ = modelfile.load(tmp_path / "double.epot")
+    buffers = dict(again.named_buffers())
+    assert {n: b.dtype for n, b in made.named_buffers()} == {n: b.dtype for n, b in buffers.items()}
+    assert all(torch.equal(b, buffers[n]) for n, b in made.named_buffers() if not b.isnan().any())

@@ -166,6 +166,7 @@ def _restore(potential: Potential, tensors: dict[str, Tensor], path: Path) -> No
         raise ModelFileError(f"{path} lacks the tensors {', '.join(missing[:5])}: it is not complete.")
     if extra := sorted(set(tensors) - set(wanted)):
         raise ModelFileError(f"{path} holds tensors that its configuration has no place for: {', '.join(extra[:5])}.")
+    _take_precision(potential, tensors)
     modules = dict(potential.named_modules())
     for name, tensor in tensors.items():
         owner, _, leaf = name.rpartition(".")
@@ -176,3 +177,12 @@ def _restore(potential: Potential, tensors: dict[str, Tensor], path: Path) -> No
             module._parameters[leaf] = torch.nn.Parameter(tensor.clone())
         else:
             module._buffers[leaf] = tensor.clone()
+
+
+def _take_precision(potential: Potential, tensors: dict[str, Tensor]) -> None:
+    """Terms that were converted as a whole before they were saved are again: constants are in no file."""
+    for name, term in potential.named_modules():
+        own = dict(term.named_parameters(prefix=name)) if isinstance(term, Potential) else {}
+        saved, made = ({t[n].dtype for n in own} for t in (tensors, own))
+        if len(saved) == len(made) == 1 and saved != made:
+            term.to(saved.pop())
