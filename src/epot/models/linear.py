@@ -65,7 +65,12 @@ class Linear(Potential):
 
     @classmethod
     def tiny(cls) -> Linear:
-        return cls((1, 6, 8), descriptor={"name": "soap", "cutoff": 4.0, "n_max": 2, "l_max": 2, "cutoff_width": 4.0})
+        """Three elements, and weights from a fixed generator."""
+        made = cls((1, 6, 8), {"name": "three_body", "cutoff": 4.0, "n": 2, "n_angles": 2, "two_body": 4})
+        random = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            made.readout.weight.copy_(torch.randn(made.readout.weight.shape, generator=random, dtype=torch.float64))
+        return made
 
     def forward(self, graph: Graph) -> Output:
         """Energies per atom; those of a descriptor of whole structures are spread evenly."""
