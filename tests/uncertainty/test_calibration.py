@@ -162,3 +162,14 @@ def test_calibration_survives_json():
     assert Calibration.from_json({"energy": 2, "of_a_later_version": 1}).energy == 2.0
     with pytest.raises(ModelFileError, match="cannot be read"):
         Calibration.from_json({"energy": "wide"})
+
+
+def test_members_that_agree_on_one_target_leave_the_others_calibrated():
+    """Perfect crystals: no member has forces. Control: where all agree there is nothing to scale."""
+    rng = np.random.default_rng(0)
+    errors = {"energy": rng.normal(size=40), "forces": np.full(30, 1e-9)}
+    found = calibrate(errors, {"energy": np.full(40, 0.5), "forces": np.zeros(30)}, [2] * 40)
+    assert found.energy == pytest.approx(2.0, rel=0.3)
+    assert any("agree on all held-out forces" in note for note in found.notes)
+    with pytest.raises(DataError, match="agree everywhere"):
+        calibrate(errors, {"energy": np.zeros(40), "forces": np.zeros(30)}, [2] * 40)

@@ -82,14 +82,14 @@ def load(path: str | os.PathLike, **options: Any) -> Potential:
     if options:
         raise ModelFileError(f"Reading a gap_fit file has no options; given: {', '.join(options)}.")
     found = _parse(path)
+    if not found.coordinates:
+        raise ModelFileError(f"{path} holds no gpCoordinates: it is not a fitted potential of gap_fit.")
     core = found.data.get("do_core", "F").upper().startswith("T") or not found.potential.strip().startswith("IP GAP")
     if core:
         raise ModelFileError(
             f"{path} adds a core potential to its GAP ({found.potential or 'do_core=T'}), and its energies without it "
             "would be wrong. Refit without a core, or evaluate it with quippy and fit a GAP to that."
         )
-    if not found.coordinates:
-        raise ModelFileError(f"{path} holds no gpCoordinates: it is not a fitted potential of gap_fit.")
     kernels = [_kernel(path, c) for c in found.coordinates]
     numbers = {z for k in kernels for z in k.elements} | {z for z, e in found.offsets.items() if e != 0.0}
     elements = tuple(sorted(numbers))

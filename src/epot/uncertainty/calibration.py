@@ -277,6 +277,12 @@ def calibrate(
         notes.append("No ensemble: sigma is the held-out error, the same for every structure.")
     else:
         spreads = {t: np.asarray(spreads[t]).ravel() for t in errors}
+        flat = [t for t, v in spreads.items() if v.max(initial=0.0) <= FLOOR]
+        if len(flat) < len(spreads):  # perfect crystals have no forces, and every member knows it
+            errors = {t: v for t, v in errors.items() if t not in flat}
+        notes += [
+            f"The members agree on all held-out {t}: these structures do not say how far off it is." for t in flat
+        ]
         scales = {t: scale(errors[t], spreads[t]) for t in errors}
         std = {t: scales[t] * spreads[t] for t in errors}
         stand_in = "forces" if "forces" in scales else next(iter(scales))

@@ -102,7 +102,7 @@ class Calibrate(Stage):
         return found
 
     def _limit(self, state: FitState, found: Calibration, spreads: dict[str, np.ndarray]) -> Calibration:
-        if not len(spreads.get("forces", ())):
+        if not len(spreads.get("forces", ())) or "forces" not in found.statistics:
             return found
         raw = np.quantile(spreads["forces"], self.quantile)
         mean_square = found.statistics["forces"]["rmv"] / max(float(np.sqrt(np.mean(spreads["forces"] ** 2))), 1e-300)
