@@ -15,6 +15,7 @@ from ..elements import names
 from ..errors import DataError, UnknownElementError
 from ..typing import Bool, Float, Int, Tensor
 from .neighbors import neighbor_pairs
+from .triplets import pairs_of_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +140,13 @@ class Graph:
         reverse[forward] = backward
         return torch.from_numpy(reverse).to(self.pairs.device)
 
+    def triplets(self) -> tuple[Int[Tensor, " triplets"], Int[Tensor, " triplets"]]:
+        """Pairs ``k -> j`` and ``j -> i`` of every ``k -> j -> i`` that does not lead back to the same image of i.
+
+        Indices into the pairs, whose receivers are j and i; the second ascend, so what is summed over k is a segment.
+        """
+        return self._once("triplets", lambda: pairs_of_pairs(self.pairs, self.row_pointers(), self.reverse_pairs()))
+
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._made:
             self._made[name] = make()
@@ -222,6 +230,9 @@ def _join_views(graphs: Sequence[Graph]) -> dict[str, Any]:
         joined["row_pointers"] = torch.cat([*rows, rows[0].new_full((1,), total)])
     if "reverse_pairs" in have:
         joined["reverse_pairs"] = torch.cat([g.reverse_pairs() + k for g, k in zip(graphs, begin, strict=True)])
+    if "triplets" in have:
+        both = zip(*([t + k for t in g.triplets()] for g, k in zip(graphs, begin, strict=True)), strict=True)
+        joined["triplets"] = tuple(torch.cat(t) for t in both)
     if "padded" in have:
         width = max(g.padded().shape[1] for g in graphs)
         slots = graphs[0].padded().new_full((sum(g.n_atoms for g in graphs), width), total)
