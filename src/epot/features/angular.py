@@ -124,7 +124,7 @@ def derivative_matrices(l_max: int) -> Tensor:
     out = torch.zeros(3, upper, lower, dtype=torch.complex128)
     for n in range(1, l_max + 1):
         ladder = _ladder(n)
-        to_real, from_real = _real_from_complex(n), _real_from_complex(n - 1).conj().T
+        to_real, from_real = real_from_complex(n), real_from_complex(n - 1).conj().T
         block = torch.stack([to_real @ step @ from_real for step in ladder])
         out[:, n**2 : (n + 1) ** 2, (n - 1) ** 2 : n**2] = block
     return out.real.contiguous()
@@ -145,7 +145,7 @@ def _ladder(n: int) -> tuple[Tensor, Tensor, Tensor]:
     return (plus + minus) / 2, (plus - minus) / 2j, dz
 
 
-def _real_from_complex(n: int) -> Tensor:
+def real_from_complex(n: int) -> Tensor:
     """Unitary matrix from complex harmonics (Condon-Shortley phase) to real ones, both ``m = -n .. n``."""
     matrix = torch.zeros(2 * n + 1, 2 * n + 1, dtype=torch.complex128)
     matrix[n, n] = 1
