@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from . import registry
+from .data.structure import Structure
 from .errors import ConfigError
 from .features.descriptor import Descriptor
 from .geometry.graph import Graph
@@ -88,6 +89,16 @@ class Potential(nn.Module, ABC):
     def tiny(cls) -> Potential:
         """The smallest instance that does everything: the test suite and the docs use it."""
         return cls()
+
+    @classmethod
+    def for_data(cls, config: Mapping[str, Any], data: Sequence[Sequence[Structure]]) -> dict[str, Any]:
+        """A configuration with what it leaves open taken from the structures of a fit; as it is, unless overridden.
+
+        Args:
+            config: arguments of the constructor, some of them.
+            data: the sets of structures that the potential will see, to be iterated over only where it must be.
+        """
+        return dict(config)
 
     def config(self) -> dict[str, Any]:
         """Name and constructor's arguments: what :func:`epot.registry.make` builds an equal potential from."""

@@ -128,6 +128,7 @@ def test_forces_of_the_laplacian_kernel():
 @pytest.mark.parametrize("kind", [Krr, Mlp])
 def test_declared_exemptions_are_needed(kind, check, monkeypatch):
     """Control: without the declaration these checks fail."""
+    torch.manual_seed(0)
     model = kind.tiny()
     model.descriptor.exempt = {}
     with pytest.raises(CheckFailure):
@@ -174,8 +175,52 @@ def test_bad_input():
         Krr((1, 6, 8))(build(molecules(1), 0.0))
     crystal = systems((1, 6, 8))["crystal"].replace(energy=1.0)
     with pytest.raises(ModelError, match="periodic"):
-        fit("krr", [crystal, crystal], holdout=0.0)
+        fit({"name": "krr", "descriptor": "coulomb_matrix"}, [crystal, crystal], holdout=0.0)
     unlabeled = [s.replace(energy=None, forces=np.zeros((9, 3))) for s in molecules(3)]
     with pytest.raises(LabelError, match="scales"):
         fit("krr", unlabeled, holdout=0.0)
     assert set(KERNELS) == {"gaussian", "laplacian"}
+
+
+def crystals(n, seed=0):
+    """Cells of one, two and three atoms."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for k in range(n):
+        size = 1 + k % 3
+        cell = np.diag([3.0, 3.0, 3.0 * size]) + 0.1 * rng.normal(size=(3, 3))
+        positions = np.arange(size)[:, None] * [0.0, 0.0, 3.0] + 0.2 * rng.normal(size=(size, 3))
+        made.append(Structure(np.array([6, 8, 6])[:size], positions, cell, True, energy=float(rng.normal())))
+    return made
+
+
+@pytest.mark.parametrize(("name", "data", "expected"), [
+    ("krr", molecules(6), {"name": "coulomb_matrix", "n_atoms_max": 9}),
+    ("krr", crystals(6), {"name": "sine_matrix", "n_atoms_max": 3}),
+    ("mlp", crystals(6), {"name": "sine_matrix", "n_atoms_max": 3}),
+])  # fmt: skip
+def test_the_descriptor_is_what_the_data_need(name, data, expected):
+    """Of structures of any size, the largest among the validation's; what is given stays as given."""
+    stages = ["offsets", "kernel", "solve"] if name == "krr" else ["offsets"]
+    state = fit(name, data[:2], valid=data, stages=stages, targets=["energy"])
+    assert expected.items() <= state.potential.terms["body"].descriptor.config().items()
+    given = {"name": name, "descriptor": {"name": expected["name"], "n_atoms_max": 12, "kind": "sorted"}}
+    state = fit(given, data, stages=stages, targets=["energy"])
+    assert given["descriptor"].items() <= state.potential.terms["body"].descriptor.config().items()
+    graph = build(data, 0.0)
+    torch.testing.assert_close(  # room that is not used changes nothing
+        state.potential.terms["body"].descriptor(graph).count_nonzero(1), graph.sizes * (graph.sizes + 1) // 2
+    )
+
+
+def test_lists_by_element_have_room_for_the_data():
+    state = fit({"name": "mlp", "descriptor": "distances"}, molecules(3), stages=["offsets"], holdout=0.0)
+    assert state.potential.terms["body"].descriptor.counts == {"H": 6, "C": 2, "O": 1}
+
+
+def test_no_descriptor_fits_molecules_and_crystals():
+    with pytest.raises(ConfigError, match="both molecules and periodic ones"):
+        fit("krr", [*molecules(3), *crystals(3)], holdout=0.0)
+    slab = crystals(1)[0].replace(pbc=np.array([True, True, False]))
+    with pytest.raises(ConfigError, match="along some axes only"):
+        fit("mlp", [slab, slab], holdout=0.0)

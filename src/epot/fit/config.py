@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from .. import registry
+from ..data.structure import Structure
 from ..errors import ConfigError
 from ..potential import Potential, Sum, make
 from ..registry import nearest
@@ -42,14 +43,20 @@ HARMLESS = ("checkpoint_every", "memory", "tensorboard")
 """Settings that do not change the numbers of a fit: an interrupted one may go on with others."""
 
 
-def build_potential(what: Potential | str | Mapping[str, Any], elements: Sequence[int], seed: int = 0) -> Potential:
+def build_potential(
+    what: Potential | str | Mapping[str, Any],
+    elements: Sequence[int],
+    seed: int = 0,
+    data: Sequence[Sequence[Structure]] = (),
+) -> Potential:
     """A potential with energies per element.
 
     Args:
         what: a potential (changed in place by a fit), a name or a configuration; ``elements`` that a configuration
-            leaves open are those of the data.
+            leaves open are those of the data, other arguments what :meth:`epot.potential.Potential.for_data` makes.
         elements: atomic numbers in the data.
         seed: of the initial weights; the caller's random state is left alone.
+        data: the sets of structures of the fit.
 
     Returns:
         ``what``, if it is a Sum or has an :class:`Offsets`; otherwise ``Sum(offset=Offsets(elements), body=what)``.
@@ -60,24 +67,27 @@ def build_potential(what: Potential | str | Mapping[str, Any], elements: Sequenc
     if not isinstance(what, Potential):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            what = make(_with_elements({"name": what} if isinstance(what, str) else what, elements))
+            what = make(_completed({"name": what} if isinstance(what, str) else what, elements, data))
     if isinstance(what, Sum) or offsets_of(what) is not None:
         return what
     return Sum(offset=Offsets(what.elements or elements), body=what)
 
 
-def _with_elements(config: Mapping[str, Any], elements: Sequence[int]) -> dict[str, Any]:
+def _completed(
+    config: Mapping[str, Any], elements: Sequence[int], data: Sequence[Sequence[Structure]]
+) -> dict[str, Any]:
+    """With what the data decide."""
     config = dict(config)
     if config.get("name") == "sum":
         if isinstance(config.get("terms"), Mapping):
-            config["terms"] = {k: _with_elements(v, elements) for k, v in config["terms"].items()}
-    elif (
-        "name" in config
-        and config.get("elements") is None
-        and "elements" in registry.parameters(registry.get(config["name"]))
-    ):
+            config["terms"] = {k: _completed(v, elements, data) for k, v in config["terms"].items()}
+        return config
+    if "name" not in config:
+        return config
+    kind = registry.get(config["name"])
+    if config.get("elements") is None and "elements" in registry.parameters(kind):
         config["elements"] = list(elements)
-    return config
+    return kind.for_data(config, data) if data and issubclass(kind, Potential) else config
 
 
 def recipe_of(potential: Potential) -> str:

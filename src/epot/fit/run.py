@@ -87,7 +87,8 @@ def fit(
     if given is not None:
         notes += checks.check_data(given, "validation", targets)
     elements = sorted(set(train.elements))
-    built = config.build_potential(potential, elements, seed).to(device)
+    every = [train] if given is None else [train, given]
+    built = config.build_potential(potential, elements, seed, every).to(device)
     checks.check_elements(train, given, built.elements)
     full = train
     if given is None and holdout > 0:

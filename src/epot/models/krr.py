@@ -21,9 +21,10 @@ import torch
 
 from ..blocks.manhattan import manhattan
 from ..blocks.readout import LinearReadout
+from ..blocks.whole_structures import suited_descriptor, whole_descriptor
+from ..data.structure import Structure
 from ..elements import to_number
 from ..errors import ConfigError, ModelError
-from ..features.descriptor import make
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
 from ..registry import nearest
@@ -49,8 +50,9 @@ class Krr(Potential):
 
     Args:
         elements: symbols or atomic numbers.
-        descriptor: of whole structures: its name or configuration. On QM7 ``{"name": "coulomb_matrix", "kind":
-            "sorted"}`` is better than eigenvalues.
+        descriptor: of whole structures: its name or configuration; what it leaves open a fit takes from the data, with
+            None all of it: ``coulomb_matrix`` for molecules (and without data), ``sine_matrix`` for crystals. On QM7
+            ``{"name": "coulomb_matrix", "kind": "sorted"}`` is better than eigenvalues.
         kernel: ``"laplacian"``, better for energies of many molecules, or ``"gaussian"``, smooth, for forces.
         length: l, in the unit of the descriptor (for the Laplacian, of its sum of absolute differences); None for
             the most probable one, which the fit finds (:class:`epot.fit.stages.kernel.FitKernel`).
@@ -75,7 +77,7 @@ class Krr(Potential):
     def __init__(
         self,
         elements: Sequence[int | str] = (1, 6, 7, 8),
-        descriptor: str | Mapping[str, Any] = "coulomb_matrix",
+        descriptor: str | Mapping[str, Any] | None = None,
         kernel: Literal["laplacian", "gaussian"] = "laplacian",
         length: float | None = None,
         delta: float | None = None,
@@ -83,12 +85,7 @@ class Krr(Potential):
     ) -> None:
         super().__init__()
         self.elements = tuple(to_number(z) for z in elements)
-        self.descriptor = make(descriptor, self.elements)
-        if not self.descriptor.whole:
-            raise ConfigError(
-                f"Krr compares whole structures and {type(self.descriptor).__name__} describes single atoms: use gap "
-                "or linear with it, or give a descriptor such as coulomb_matrix or sine_matrix."
-            )
+        self.descriptor = whole_descriptor(descriptor, self.elements, "gap or linear")
         if kernel not in KERNELS:
             raise ConfigError(f"There is no kernel {kernel!r}; {nearest(kernel, KERNELS)}")
         for name, value in {"length": length, "delta": delta, "n_points": n_points}.items():
@@ -99,6 +96,11 @@ class Krr(Potential):
         self.register_buffer("points", torch.zeros(0, self.descriptor.size, dtype=torch.float64))
         self.register_buffer("scales", torch.tensor([length or 1.0, delta or 1.0], dtype=torch.float64))
         self.readout = LinearReadout(0, bias=False).double()
+
+    @classmethod
+    def for_data(cls, config: Mapping[str, Any], data: Sequence[Sequence[Structure]]) -> dict[str, Any]:
+        """The descriptor that the structures need, with room for the largest."""
+        return {**config, "descriptor": suited_descriptor(config.get("descriptor"), data)}
 
     @classmethod
     def tiny(cls) -> Krr:

@@ -20,9 +20,10 @@ from ..blocks.element_networks import ACTIVATIONS
 from ..blocks.mlp import dense
 from ..blocks.readout import LinearReadout
 from ..blocks.standardize import Standardize
+from ..blocks.whole_structures import suited_descriptor, whole_descriptor
+from ..data.structure import Structure
 from ..elements import to_number
 from ..errors import ConfigError
-from ..features.descriptor import make
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
 from ..registry import nearest
@@ -33,7 +34,9 @@ class Mlp(Potential):
 
     Args:
         elements: symbols or atomic numbers.
-        descriptor: of whole structures: its name or configuration. ``"cartesian"`` breaks every symmetry.
+        descriptor: of whole structures: its name or configuration; what it leaves open a fit takes from the data, with
+            None all of it: ``coulomb_matrix`` for molecules (and without data), ``sine_matrix`` for crystals.
+            ``"cartesian"`` breaks every symmetry.
         hidden: widths of the hidden layers.
         activation: after every hidden layer: ``"silu"``, ``"tanh"``, ``"gelu"``, ``"softplus"`` and others.
 
@@ -51,18 +54,13 @@ class Mlp(Potential):
     def __init__(
         self,
         elements: Sequence[int | str] = (1, 6, 7, 8),
-        descriptor: str | Mapping[str, Any] = "coulomb_matrix",
+        descriptor: str | Mapping[str, Any] | None = None,
         hidden: Sequence[int] = (64, 64),
         activation: str = "silu",
     ) -> None:
         super().__init__()
         self.elements = tuple(to_number(z) for z in elements)
-        self.descriptor = make(descriptor, self.elements)
-        if not self.descriptor.whole:
-            raise ConfigError(
-                f"Mlp looks at whole structures and {type(self.descriptor).__name__} describes single atoms: use "
-                "acsf_nn with it, or give a descriptor such as coulomb_matrix, distances or cartesian."
-            )
+        self.descriptor = whole_descriptor(descriptor, self.elements, "acsf_nn")
         if not hidden or min(hidden) < 1:
             raise ConfigError(f"Mlp needs hidden layers of at least one unit; given: {hidden}.")
         if activation not in ACTIVATIONS:
@@ -72,6 +70,11 @@ class Mlp(Potential):
         widths = (self.descriptor.size, *self.hidden)
         self.layers = nn.ModuleList(dense(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.readout = LinearReadout(self.hidden[-1])
+
+    @classmethod
+    def for_data(cls, config: Mapping[str, Any], data: Sequence[Sequence[Structure]]) -> dict[str, Any]:
+        """The descriptor that the structures need, with room for the largest."""
+        return {**config, "descriptor": suited_descriptor(config.get("descriptor"), data)}
 
     @classmethod
     def tiny(cls) -> Mlp:
