@@ -71,7 +71,7 @@ def test_bessel_functions_are_orthonormal_and_vanish():
     assert float(edge.abs().max()) < 1e-12
     wrong = spherical_bessel(torch.from_numpy(roots(0, 6)).expand(7, 6)[:, :, None] * x, DEGREES[:7])
     overlap = torch.einsum("lnp,lmp,p->lnm", wrong, wrong, w * x**2)
-    assert float(overlap[2:, 0, 1].abs().min()) > 1e-4
+    assert float(overlap[2:, 0, 1].abs().max()) > 1e-3
 
 
 def test_zonal_harmonics_and_the_addition_theorem():
