@@ -1,19 +1,16 @@
 """NeuralIL's parameters of 2022 (https://github.com/Madsen-s-research-group/neuralil-public-releases, branch main).
 
-The file is a pickle. It is read by an unpickler that knows numpy arrays, a time and the one dataclass, and makes none
-of them by running code of the file: what the pickle calls by name is replaced by the plain containers of this module,
-and any other name is refused.
+The file is a pickle. It is read by a restricted unpickler (:mod:`epot.interchange.module_pickle`) that knows numpy
+arrays, a time and the one dataclass; any other name is refused.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..blocks.neuralil_core import DenseCore
@@ -21,6 +18,7 @@ from ..errors import ConfigError, ModelFileError
 from ..models.neuralil import NeuralIL
 from ..potential import Potential
 from ..typing import Tensor
+from .module_pickle import NUMPY, NumpyArray, Restricted
 
 MODEL = "NeuralILModelInfo"
 LIMIT = 2**28
@@ -32,35 +30,6 @@ class _Info:
     """In the place of ``neuralil.model.NeuralILModelInfo``: attributes as in the file."""
 
 
-class _Dtype:
-    """In the place of ``numpy.dtype``: a kind and a byte order, of floating-point numbers alone."""
-
-    def __init__(self, kind: str, *_: Any) -> None:
-        self.name, self.order = kind, "<"
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
-
-    def made(self) -> np.dtype:
-        if self.name not in ("f4", "f8") or self.order not in ("<", ">"):
-            raise ModelFileError(f"Arrays of floating-point numbers were expected; this one is {self.name!r}.")
-        return np.dtype(self.order + self.name)
-
-
-class _Array:
-    """In the place of ``numpy.ndarray``: its bytes."""
-
-    def __init__(self, *_: Any) -> None:
-        self.values = np.zeros(0)
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, fortran, raw = state
-        if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
-            raise ModelFileError("An array of this file does not hold plain numbers.")
-        flat = np.frombuffer(raw, dtype.made())
-        self.values = flat.reshape(shape, order="F" if fortran else "C").astype(np.float64)
-
-
 class _Time:
     """In the place of ``datetime.datetime``: nothing of it is needed."""
 
@@ -68,29 +37,7 @@ class _Time:
         pass
 
 
-ALLOWED = {
-    ("neuralil.model", MODEL): _Info,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("datetime", "datetime"): _Time,
-}
-
-
-class _Restricted(pickle.Unpickler):  # noqa: S301  (it finds no class but those above)
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            known = ", ".join(sorted({f"{m}.{n}" for m, n in ALLOWED}))
-            raise ModelFileError(
-                f"This file wants to use {module}.{name}, which the parameters of a NeuralIL model never do, so "
-                f"nothing of it was run. Allowed: {known}."
-            ) from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise ModelFileError(f"This file refers to something outside itself ({pid!r}), which is not read.")
+ALLOWED = {**NUMPY, ("neuralil.model", MODEL): _Info, ("datetime", "datetime"): _Time}
 
 
 def matches(path: str | os.PathLike) -> bool:
@@ -151,12 +98,9 @@ def _read(path: Path) -> Any:
             f"{path} has {path.stat().st_size / 2**20:.0f} MiB; parameters of NeuralIL are far smaller."
         )
     try:
-        with path.open("rb") as file:
-            found = _Restricted(file).load()
+        found = Restricted.read(path.read_bytes(), ALLOWED, "a file of parameters of a NeuralIL model")
     except ModelFileError as why:
         raise ModelFileError(f"{path}: {why}") from None
-    except Exception as why:  # a damaged pickle may throw anything
-        raise ModelFileError(f"{path} is not a pickle that can be read: {why!r}.") from why
     if not isinstance(found, _Info):
         raise ModelFileError(f"{path} holds a {type(found).__name__}; expected a {MODEL}.")
     return found
@@ -164,7 +108,7 @@ def _read(path: Path) -> Any:
 
 def _flatten(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """``core_model/Inlet/kernel`` and so on, in float64."""
-    if isinstance(tree, _Array):
+    if isinstance(tree, NumpyArray):
         yield path.removeprefix("params/"), torch.from_numpy(tree.values)
     elif isinstance(tree, Mapping):
         for name, inner in tree.items():
