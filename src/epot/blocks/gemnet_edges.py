@@ -1,0 +1,97 @@
+"""Messages on directed edges: to the atoms at their ends, to the opposite edge, and on a dense neighbor axis.
+
+Edge e is a pair of the graph, its receiver a and its sender c: the message c -> a. All moves are gathers whose
+derivatives are gathers again (nothing is scattered), to any order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from ..geometry.graph import Graph
+from ..typing import Float, Int, Tensor
+
+
+class Edges(NamedTuple):
+    """Where the edges of a graph lie.
+
+    Attributes:
+        place: slot of each edge on the dense neighbor axis.
+        swap: index of the opposite edge, c -> a for a -> c.
+        others: how many other edges end at the same atom.
+        shape: receivers, and slots of each.
+    """
+
+    place: Int[Tensor, " edges"]
+    swap: Int[Tensor, " edges"]
+    others: Int[Tensor, " edges"]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Edges:
+        """The pairs of a graph."""
+        width = graph.padded().shape[1]
+        receivers = graph.pairs[0]
+        first = graph.row_pointers()
+        counts = first[1:] - first[:-1]
+        place = torch.arange(graph.n_pairs, device=receivers.device) - first.index_select(0, receivers)
+        others = counts.index_select(0, receivers) - 1
+        return cls(place + receivers * width, graph.reverse_pairs(), others, (graph.n_atoms, width))
+
+    def dense(self, x: Float[Tensor, "edges features"]) -> Float[Tensor, "atoms slots features"]:
+        """On the neighbor axis, zero where a slot is empty."""
+        return _Spread.apply(x, self.place, self.shape[0] * self.shape[1]).view(*self.shape, -1)
+
+    def flat(self, x: Float[Tensor, "atoms slots *features"]) -> Float[Tensor, "edges features"]:
+        """The inverse of :meth:`dense`."""
+        return _Pick.apply(x.flatten(0, 1).flatten(1), self.place)
+
+    def to_receivers(self, x: Float[Tensor, "edges features"]) -> Float[Tensor, "atoms features"]:
+        """Sum of the edges that end at an atom."""
+        return self.dense(x).sum(1)
+
+    def from_receivers(self, h: Float[Tensor, "atoms features"]) -> Float[Tensor, "edges features"]:
+        """What each edge's receiver has."""
+        return self.flat(h.unsqueeze(1).expand(-1, self.shape[1], -1))
+
+    def opposite(self, x: Float[Tensor, "edges features"]) -> Float[Tensor, "edges features"]:
+        """What the opposite edge has (``id_swap`` of the reference code)."""
+        return _Permute.apply(x, self.swap)
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, place: Tensor, n: int) -> Tensor:
+        ctx.save_for_backward(place)
+        return x.new_zeros(n, x.shape[1]).index_copy_(0, place, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Pick.apply(grads[0], *ctx.saved_tensors), None, None
+
+
+class _Pick(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        ctx.n = x.shape[0]
+        return x.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Spread.apply(grads[0], *ctx.saved_tensors, ctx.n), None
+
+
+class _Permute(torch.autograd.Function):
+    """By an involution, which is its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, swap: Tensor) -> Tensor:
+        ctx.save_for_backward(swap)
+        return x.index_select(0, swap)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Permute.apply(grads[0], *ctx.saved_tensors), None

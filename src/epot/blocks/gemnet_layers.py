@@ -1,0 +1,135 @@
+"""Layers of GemNet: dense without bias, residuals of constant variance, factors that keep the variance of sums.
+
+J. Gasteiger, F. Becker, S. Günnemann, NeurIPS (2021), arXiv:2106.08903, section 5 and appendix E. Every layer is made
+so that a random network has activations of variance one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.functional import silu
+
+from ..typing import Float, Tensor
+
+SILU_GAIN = 1 / 0.6
+"""What SiLU is multiplied by (the paper's scaled activation): of a unit normal it has then about unit variance."""
+HALF = 2**-0.5
+
+
+@torch.no_grad()
+def he_orthogonal_(weight: Tensor) -> Tensor:
+    """Fill in place with random rows, orthogonal before they are given mean zero and variance 1 / fan-in.
+
+    Args:
+        weight: ``(out, in)`` of a dense layer, or ``(in, in, out)`` of a bilinear one.
+    """
+    nn.init.orthogonal_(weight)
+    inputs = (0, 1) if weight.dim() == 3 else (1,)
+    fan_in = weight.shape[0] * weight.shape[1] if weight.dim() == 3 else weight.shape[1]
+    variance, mean = torch.var_mean(weight, dim=inputs, keepdim=True)
+    return weight.sub_(mean).div_((variance + 1e-6).sqrt() * fan_in**0.5)
+
+
+def he_parameter(*shape: int) -> nn.Parameter:
+    """A weight that :func:`he_orthogonal_` filled."""
+    return nn.Parameter(he_orthogonal_(torch.empty(*shape, dtype=torch.float32)))
+
+
+def scaled_silu(x: Tensor) -> Tensor:
+    """``silu(x) / 0.6``."""
+    return silu(x) * SILU_GAIN
+
+
+class Dense(nn.Module):
+    """``y = act(x W^T)`` without bias, ``act`` the scaled SiLU or nothing."""
+
+    def __init__(self, n_in: int, n_out: int, activation: bool = True) -> None:
+        super().__init__()
+        self.weight = he_parameter(n_out, n_in)
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_out"]:
+        y = x @ self.weight.t()
+        return scaled_silu(y) if self.activation else y
+
+
+class Residual(nn.Module):
+    """``(x + act(act(x W1) W2)) / sqrt(2)``."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Dense(n_features, n_features) for _ in range(2))
+
+    def forward(self, x: Float[Tensor, "rows F"]) -> Float[Tensor, "rows F"]:
+        y = x
+        for layer in self.layers:
+            y = layer(y)
+        return (x + y) * HALF
+
+
+def residuals(n_features: int, n: int) -> nn.Sequential:
+    """``n`` residual layers, one after another."""
+    return nn.Sequential(*(Residual(n_features) for _ in range(n)))
+
+
+class ScalingFactor(nn.Module):
+    """A number alpha with ``Var(alpha y) = Var(x)`` over training data: set once before training, then constant.
+
+    Attributes:
+        factor: alpha, ``()``; 1 until it was fitted or read from a file.
+        settled: whether it was, ``()``.
+        observing: the next call fits it, if it is not settled.
+    """
+
+    factor: Tensor
+    settled: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.ones((), dtype=torch.float32))
+        self.register_buffer("settled", torch.zeros((), dtype=torch.bool))
+        self.observing = False
+
+    def forward(
+        self, y: Float[Tensor, "rows F"], like: Float[Tensor, "others G"], repeats: Tensor | None = None
+    ) -> Float[Tensor, "rows F"]:
+        """``alpha y``.
+
+        Args:
+            y: what is scaled.
+            like: x, whose variance it shall have, mean over features of the variance over rows.
+            repeats: how many times each row of ``like`` counts; None for once.
+        """
+        if self.observing and not bool(self.settled):
+            self._fit(y, like, repeats)
+        return y * self.factor
+
+    @torch.no_grad()
+    def _fit(self, y: Tensor, like: Tensor, repeats: Tensor | None) -> None:
+        ratio = spread(like, repeats) / spread(y)
+        if bool(torch.isfinite(ratio)) and bool(ratio > 0):
+            self.factor.copy_(ratio.sqrt())
+            self.settled.fill_(True)
+
+
+def spread(x: Float[Tensor, "rows F"], repeats: Tensor | None = None) -> Tensor:
+    """Variance over rows, mean over features; not finite of fewer than two rows."""
+    x = x.double()
+    weight = x.new_ones(len(x)) if repeats is None else repeats.double()
+    total = weight.sum()
+    mean = (weight @ x) / total
+    return ((weight @ (x - mean).square()) / (total - 1)).mean()
+
+
+def scaling_factors(module: nn.Module) -> list[ScalingFactor]:
+    """All that it has."""
+    return [m for m in module.modules() if isinstance(m, ScalingFactor)]
+
+
+def settle(factors: Iterable[ScalingFactor]) -> None:
+    """Factors that come with their weights are not to be fitted again."""
+    for factor in factors:
+        factor.settled.fill_(True)

@@ -1,0 +1,245 @@
+"""GemNet: messages on directed edges, over triplets of atoms and, on request, over quadruplets.
+
+J. Gasteiger, F. Becker, S. Günnemann, Adv. Neural Inf. Process. Syst. 34 (2021), arXiv:2106.08903 (equation and section
+numbers are theirs); reference code https://github.com/TUM-DAML/gemnet_pytorch. An edge c -> a is a pair of the graph,
+with a as its receiver; it has an embedding m, an atom has an embedding h. Energies are sums over atoms and forces
+their derivatives: the variants GemNet-T and GemNet-Q.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import nn
+
+from ..blocks.embedding import ElementEmbedding
+from ..blocks.gemnet_edges import Edges
+from ..blocks.gemnet_layers import HALF, Dense, ScalingFactor, he_orthogonal_, he_parameter, residuals, scaled_silu
+from ..blocks.gemnet_triplets import CircularBasis, TripletInteraction
+from ..blocks.readout import LinearReadout
+from ..elements import to_number
+from ..errors import ConfigError
+from ..features.cutoff import polynomial_cutoff
+from ..features.directional import bessel_functions, sine_basis
+from ..geometry.graph import Graph
+from ..potential import Output, Potential
+from ..typing import Float, Tensor
+
+
+class Sizes(NamedTuple):
+    """Widths of embeddings and numbers of layers, as :class:`GemNet` takes them."""
+
+    n_atom: int
+    n_edge: int
+    n_triplet: int
+    n_quadruplet: int
+    n_rbf: int
+    n_cbf: int
+    n_sbf: int
+    n_bilinear: int
+    n_bilinear_quadruplet: int
+    n_before_skip: int
+    n_after_skip: int
+    n_concat: int
+    n_atom_layers: int
+
+
+class Geometry(NamedTuple):
+    """What all blocks see of the structure: edges and bases, down-projected.
+
+    Attributes:
+        edges: where they are.
+        rbf_triplet, rbf_atom, rbf_out: of distances, ``(edges, n_rbf)``.
+        triplets: of distances and angles.
+    """
+
+    edges: Edges
+    rbf_triplet: Tensor
+    rbf_atom: Tensor
+    rbf_out: Tensor
+    triplets: CircularBasis
+
+
+class EdgeEmbedding(nn.Module):
+    """``act([h_c | h_a | m] W)``: a new embedding of the edge c -> a from its atoms' and its own."""
+
+    def __init__(self, n_atom: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.n_atom = n_atom
+        self.weight = he_parameter(n_out, 2 * n_atom + n_in)
+
+    def forward(
+        self, h: Float[Tensor, "atoms n_atom"], m: Float[Tensor, "edges n_in"], edges: Edges
+    ) -> Float[Tensor, "edges n_out"]:
+        sender, receiver, own = self.weight.t().split([self.n_atom, self.n_atom, m.shape[1]])
+        y = edges.opposite(edges.from_receivers(h @ sender)) + edges.from_receivers(h @ receiver)
+        return scaled_silu(torch.addmm(y, m, own))
+
+
+class AtomEmbedding(nn.Module):
+    """What an atom makes of the edges that end there: a filtered sum, a dense layer and residuals (appendix C)."""
+
+    def __init__(self, n_atom: int, n_edge: int, n_rbf: int, n_layers: int) -> None:
+        super().__init__()
+        self.rbf = Dense(n_rbf, n_edge, activation=False)
+        self.scale_sum = ScalingFactor()
+        self.dense = Dense(n_edge, n_atom)
+        self.residuals = residuals(n_atom, n_layers)
+
+    def forward(
+        self, m: Float[Tensor, "edges n_edge"], rbf: Float[Tensor, "edges n_rbf"], edges: Edges
+    ) -> Float[Tensor, "atoms n_atom"]:
+        x = self.scale_sum(edges.to_receivers(m * self.rbf(rbf)), m)
+        return self.residuals(self.dense(x))
+
+
+class Interaction(nn.Module):
+    """An interaction block (figure 3): the edges learn from triplets (and quadruplets), the atoms from the edges."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        s = sizes
+        self.skip = Dense(s.n_edge, s.n_edge)
+        self.triplets = TripletInteraction(s.n_edge, s.n_triplet, s.n_bilinear, s.n_rbf, s.n_cbf)
+        self.before_skip = residuals(s.n_edge, s.n_before_skip)
+        self.after_skip = residuals(s.n_edge, s.n_after_skip)
+        self.atom_update = AtomEmbedding(s.n_atom, s.n_edge, s.n_rbf, s.n_atom_layers)
+        self.concat = EdgeEmbedding(s.n_atom, s.n_edge, s.n_edge)
+        self.after_concat = residuals(s.n_edge, s.n_concat)
+
+    def forward(
+        self, h: Float[Tensor, "atoms n_atom"], m: Float[Tensor, "edges n_edge"], geometry: Geometry
+    ) -> tuple[Tensor, Tensor]:
+        edges = geometry.edges
+        x = (self.skip(m) + self.triplets(m, geometry.rbf_triplet, geometry.triplets, edges)) * HALF
+        m = self.after_skip((m + self.before_skip(x)) * HALF)
+        h = (h + self.atom_update(m, geometry.rbf_atom, edges)) * HALF
+        m = (m + self.after_concat(self.concat(h, m, edges))) * HALF
+        return h, m
+
+
+class GemNet(Potential):
+    """Geometric message passing over triplets of atoms, and over quadruplets as an option.
+
+    Args:
+        elements: symbols or atomic numbers.
+        cutoff: Å, of the edges.
+        n_layers: interaction blocks.
+        n_radial: radial basis functions.
+        n_spherical: degrees of the angular bases.
+        n_atom: channels of an atom's embedding.
+        n_edge: channels of an edge's embedding.
+        n_triplet: channels of messages over triplets.
+        n_quadruplet: channels of messages over quadruplets.
+        n_rbf: of the down-projected radial basis.
+        n_cbf: of the down-projected circular basis (a distance and an angle).
+        n_sbf: of the down-projected spherical basis (a distance and two angles).
+        n_bilinear: channels behind the bilinear layer of triplets.
+        n_bilinear_quadruplet: channels behind the bilinear layer of quadruplets.
+        n_before_skip: residual layers on edges before the skip connection.
+        n_after_skip: after it.
+        n_concat: after edges were joined with atoms.
+        n_atom_layers: residual layers on atoms.
+        envelope: exponent of the polynomial that the bases vanish with at the cutoff.
+
+    Raises:
+        ConfigError: a size that is too small, or an unknown element.
+    """
+
+    recipe: ClassVar[str] = "descend"
+    pairwise = True
+    CITATION = """@inproceedings{gasteiger2021gemnet,
+  title = {{GemNet}: Universal directional graph neural networks for molecules},
+  author = {Gasteiger, Johannes and Becker, Florian and G{\\"u}nnemann, Stephan},
+  booktitle = {Advances in Neural Information Processing Systems}, volume = {34}, year = {2021}, eprint = {2106.08903}
+}"""
+
+    def __init__(
+        self,
+        elements: Sequence[int | str] = (1, 6, 7, 8),
+        cutoff: float = 5.0,
+        n_layers: int = 4,
+        n_radial: int = 6,
+        n_spherical: int = 7,
+        n_atom: int = 128,
+        n_edge: int = 128,
+        n_triplet: int = 64,
+        n_quadruplet: int = 32,
+        n_rbf: int = 16,
+        n_cbf: int = 16,
+        n_sbf: int = 32,
+        n_bilinear: int = 64,
+        n_bilinear_quadruplet: int = 32,
+        n_before_skip: int = 1,
+        n_after_skip: int = 1,
+        n_concat: int = 1,
+        n_atom_layers: int = 2,
+        envelope: int = 5,
+    ) -> None:
+        super().__init__()
+        self.elements, self.cutoff = tuple(to_number(z) for z in elements), cutoff
+        self.n_layers, self.n_radial, self.n_spherical = n_layers, n_radial, n_spherical
+        self.n_atom, self.n_edge, self.n_triplet, self.n_quadruplet = n_atom, n_edge, n_triplet, n_quadruplet
+        self.n_rbf, self.n_cbf, self.n_sbf = n_rbf, n_cbf, n_sbf
+        self.n_bilinear, self.n_bilinear_quadruplet = n_bilinear, n_bilinear_quadruplet
+        self.n_before_skip, self.n_after_skip, self.n_concat = n_before_skip, n_after_skip, n_concat
+        self.n_atom_layers, self.envelope = n_atom_layers, envelope
+        self._refuse()
+        sizes = Sizes(*(getattr(self, name) for name in Sizes._fields))
+        self.embedding = ElementEmbedding(self.elements, n_atom)
+        nn.init.uniform_(self.embedding.weight, -math.sqrt(3), math.sqrt(3))
+        self.frequencies = nn.Parameter(math.pi * torch.arange(1, n_radial + 1, dtype=torch.float32))
+        self.rbf_triplet, self.rbf_atom, self.rbf_out = (Dense(n_radial, n_rbf, activation=False) for _ in range(3))
+        self.cbf_triplet = he_parameter(n_spherical, n_radial, n_cbf)
+        self.edge_embedding = EdgeEmbedding(n_atom, n_radial, n_edge)
+        self.interactions = nn.ModuleList(Interaction(sizes) for _ in range(n_layers))
+        self.outputs = nn.ModuleList(AtomEmbedding(n_atom, n_edge, n_rbf, n_atom_layers) for _ in range(n_layers + 1))
+        self.readout = LinearReadout((n_layers + 1) * n_atom, bias=False)
+        with torch.no_grad():
+            for part in self.readout.weight.view(-1, 1, n_atom):
+                he_orthogonal_(part)
+
+    def _refuse(self) -> None:
+        if not self.cutoff > 0:
+            raise ConfigError(f"GemNet got cutoff={self.cutoff}; it must be above 0 Å.")
+        layers = ("n_before_skip", "n_after_skip", "n_concat", "n_atom_layers")
+        for name in ("n_layers", "n_radial", "n_spherical", *Sizes._fields, "envelope"):
+            least = 0 if name in layers else 1 if name in ("n_layers", "n_spherical") else 2
+            if getattr(self, name) < least:
+                raise ConfigError(f"GemNet got {name}={getattr(self, name)}; it needs at least {least}.")
+
+    @classmethod
+    def tiny(cls) -> GemNet:
+        return cls(
+            cutoff=4.0, n_layers=2, n_radial=4, n_spherical=3, n_atom=8, n_edge=8, n_triplet=6, n_quadruplet=4,
+            n_rbf=4, n_cbf=4, n_sbf=4, n_bilinear=6, n_bilinear_quadruplet=4, n_atom_layers=1,
+        )  # fmt: skip
+
+    def forward(self, graph: Graph) -> Output:
+        geometry, rbf = self._geometry(graph)
+        edges = geometry.edges
+        h = self.embedding(graph.numbers)
+        m = self.edge_embedding(h, rbf, edges)
+        features = [self.outputs[0](m, geometry.rbf_out, edges)]
+        for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
+            h, m = interaction(h, m, geometry)
+            features.append(output(m, geometry.rbf_out, edges))
+        every = torch.cat(features, 1)
+        energy, members = self.readout(every)
+        return Output(energy, members, every)
+
+    def _geometry(self, graph: Graph) -> tuple[Geometry, Float[Tensor, "edges n_radial"]]:
+        """Edges with their bases, and the radial basis (appendix B), ``sqrt(2/c) u(d/c) sin(f_n d/c) / d``."""
+        edges = Edges.of(graph)
+        vectors = graph.vectors().to(self.frequencies.dtype)
+        r = vectors.square().sum(-1).sqrt()
+        fade = polynomial_cutoff(r, self.cutoff, self.envelope)
+        rbf = sine_basis(r, self.frequencies, self.cutoff) * (math.sqrt(2 / self.cutoff) * fade / r).unsqueeze(-1)
+        spherical = bessel_functions(r, self.cutoff, self.n_spherical - 1, self.n_radial)
+        spherical = (spherical * (fade * self.cutoff**-1.5)).transpose(1, 2)
+        radial = torch.bmm(spherical, self.cbf_triplet).permute(1, 2, 0)
+        triplets = CircularBasis.of(vectors / r.unsqueeze(-1), radial, edges)
+        return Geometry(edges, self.rbf_triplet(rbf), self.rbf_atom(rbf), self.rbf_out(rbf), triplets), rbf
