@@ -49,7 +49,28 @@ def gaussian_basis(r: Tensor, cutoff: float, n: int) -> Tensor:
     return torch.exp((r.unsqueeze(-1) - centers).square() * (-0.5 / width**2))
 
 
-BASES: dict[str, Callable[[Tensor, float, int], Tensor]] = {"bessel": bessel_basis, "gaussian": gaussian_basis}
+def chebyshev_basis(r: Tensor, cutoff: float, n: int) -> Tensor:
+    """Chebyshev polynomials ``T_1(r) .. T_n(r)`` of a transformed distance in [0, 1], as MACE has them.
+
+    Args:
+        r: any shape ``(...)``; no unit, whatever the cutoff is.
+        cutoff: not used.
+        n: number of functions.
+
+    Returns:
+        ``(..., n)``, no unit.
+    """
+    values = [torch.ones_like(r), r]
+    for _ in range(n - 1):
+        values.append(2 * r * values[-1] - values[-2])
+    return torch.stack(values[1:], -1)
+
+
+BASES: dict[str, Callable[[Tensor, float, int], Tensor]] = {
+    "bessel": bessel_basis,
+    "gaussian": gaussian_basis,
+    "chebyshev": chebyshev_basis,
+}
 
 
 def radial_basis(kind: str, r: Tensor, cutoff: float, n: int) -> Tensor:

@@ -1,0 +1,66 @@
+"""Atoms sorted by element: what has its own weights for each element works on rows that follow each other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ..geometry.graph import Graph
+from ..typing import Int, Tensor
+from .neighborhood import Layout
+
+
+class Sites(NamedTuple):
+    """Where the pairs of a graph lie, atoms renumbered so that those of an element follow each other.
+
+    Attributes:
+        layout: slots of the pairs; its atoms are places in the new order.
+        back: the slot of the reverse pair of each slot; an empty slot is its own.
+        order: the atom of the graph at each place.
+        place: the place of each atom of the graph: the inverse.
+        kinds: rows (of the embedding) of the elements that are there, ascending.
+        species: which of ``kinds`` each place has, ascending.
+        counts: how many places each element that the potential knows has.
+    """
+
+    layout: Layout
+    back: Int[Tensor, " slots"]
+    order: Int[Tensor, " atoms"]
+    place: Int[Tensor, " atoms"]
+    kinds: Int[Tensor, " present"]
+    species: Int[Tensor, " atoms"]
+    counts: tuple[int, ...]
+
+    @property
+    def present(self) -> list[int]:
+        """How many places each of ``kinds`` has."""
+        return [n for n in self.counts if n]
+
+
+def by_element(graph: Graph, layout: Layout, rows: Int[Tensor, " atoms"], n_elements: int) -> Sites:
+    """Sort; made once for a graph.
+
+    Args:
+        graph: any.
+        layout: its slots, atoms in the graph's order (:func:`~epot.blocks.neighborhood.neighborhood`).
+        rows: of each atom's element (:class:`~epot.blocks.embedding.ElementEmbedding`).
+        n_elements: that the potential knows.
+    """
+    return graph._once("by_element", lambda: _sites(graph, layout, rows, n_elements))
+
+
+def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
+    kinds, species = rows.unique(return_inverse=True)
+    counts = torch.bincount(rows, minlength=n_elements)
+    order = torch.argsort(species, stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    layout = old._replace(
+        rows=place.index_select(0, old.rows),
+        senders=place.index_select(0, old.senders),
+        receivers=place.index_select(0, old.receivers),
+    )
+    back = torch.arange(old.senders.shape[0], device=order.device)
+    back[old.place] = old.place.index_select(0, graph.reverse_pairs())
+    return Sites(layout, back, order, place, kinds, species.index_select(0, order), tuple(counts.tolist()))
