@@ -77,39 +77,36 @@ def _pulling_matrices(l_max: int, dtype: torch.dtype, device: torch.device) -> l
 
 def solid_recursion(vectors: Float[Tensor, "3 points"], l_max: int, out: Tensor | None = None) -> Tensor:
     """All ``S_lm``, ``(components, points)``, degree by degree from the two degrees below, without autograd."""
-    x, y, z = vectors
+    x, y, z = vectors.unbind(0)
     out = vectors.new_empty(n_harmonics(l_max), vectors.shape[1]) if out is None else out
-    out[0] = 1 / math.sqrt(4 * math.pi)
-    square = vectors.square().sum(0)
-    tables = _recursion_tables(l_max)
-    before, last = None, out[0:1]
-    for degree in range(1, l_max + 1):
-        a, b, edge = tables[degree]
-        now = out[degree**2 : (degree + 1) ** 2]
-        inner = now[1:-1]
-        torch.mul(last, z, out=inner)
-        inner *= a.to(vectors)
-        if before is not None:
-            inner[1:-1] -= b.to(vectors) * square * before
-        low, high = (last[0], last[-1]) if degree > 1 else (torch.zeros_like(x), last[0])
-        now[0] = edge * (y * high + x * low)
-        now[-1] = edge * (x * high - y * low)
-        before, last = last, now
-    return out
+    out[0] = 1
+    if l_max:
+        out[1], out[2], out[3] = y, z, x
+    lower, factors = _recursion_tables(l_max, vectors.dtype, vectors.device)
+    rows = out.split([2 * degree + 1 for degree in range(l_max + 1)])
+    square, free = (vectors.square().sum(0), torch.empty_like(out[: 2 * l_max])) if l_max > 1 else (z, z)
+    for before, last, now, b in zip(rows, rows[1:], rows[2:], lower, strict=False):
+        torch.mul(last, z, out=now[1:-1])
+        now[2:-2].addcmul_(torch.mul(before, square, out=free[: len(before)]), b, value=-1)
+        low, high, lowest, highest = last[0], last[-1], now[0], now[-1]
+        torch.mul(y, high, out=lowest).addcmul_(x, low)
+        torch.mul(x, high, out=highest).addcmul_(y, low, value=-1)
+    return out.mul_(factors)
 
 
-@lru_cache(maxsize=16)
-def _recursion_tables(l_max: int) -> dict[int, tuple[Tensor, Tensor, float]]:
-    """``S_lm = a z S_(l-1)m - b r^2 S_(l-2)m`` for |m| < l, and the factor of ``S_(l,+-l)``."""
-    tables = {}
+@lru_cache(maxsize=32)
+def _recursion_tables(l_max: int, dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """``S_lm = N_lm Q_lm``, ``Q_lm = z Q_(l-1)m - b_lm r^2 Q_(l-2)m``: b for l from 2, columns; and N, a column."""
+    factors, lower = [torch.full((1,), 1 / math.sqrt(4 * math.pi), dtype=torch.float64)], []
     for n in range(1, l_max + 1):
-        orders = torch.arange(-(n - 1), n, dtype=torch.float64)
-        a = torch.sqrt((4.0 * n * n - 1) / (n * n - orders**2))
-        kept = orders[1:-1]
-        b = torch.sqrt((2 * n + 1) * ((n - 1.0) ** 2 - kept**2) / ((2 * n - 3) * (n * n - kept**2)))
+        m = torch.arange(-(n - 1), n, dtype=torch.float64)
         edge = math.sqrt((2 * n + 1) / (2 * n)) * (math.sqrt(2) if n == 1 else 1.0)
-        tables[n] = (a[:, None], b[:, None], edge)
-    return tables
+        inner = factors[-1] * torch.sqrt((4.0 * n * n - 1) / (n * n - m**2))
+        factors.append(torch.cat([factors[-1][:1] * edge, inner, factors[-1][-1:] * edge]))
+        if n > 1:
+            b = ((n - 1.0) ** 2 - m[1:-1] ** 2) / ((2 * n - 1.0) * (2 * n - 3.0))
+            lower.append(b[:, None].to(dtype=dtype, device=device))
+    return lower, torch.cat(factors)[:, None].to(dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=16)

@@ -6,37 +6,42 @@ a part are in one piece, in it those of a species, in it those of an atom.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..errors import ConfigError
 from ..geometry.graph import Graph
-from ..registry import nearest
 from ..typing import Float, Int, Tensor
 from .angular import n_harmonics, pull_harmonics, solid_recursion, spherical_harmonics
-from .cutoff import shifted_cosine_cutoff
 from .scratch import Scratch
 from .series import ChebyshevSeries, polynomials
+from .soap_dialects import Gaussians
+from .soap_fade import Fade
+from .soap_gaussians import GaussianSums
 
 POINTS = 3000
 """Points of a part, about: two hundred rows of numbers for each stay in the cache."""
+SPARED = 400
+"""Empty slots that one species less is worth: as much time as its calls."""
 KEPT = 10 * POINTS
 """Points of a graph whose basis functions are kept for the backward pass (1.3 kB each) rather than made again."""
 
 
 class Block(NamedTuple):
-    """Neighbors of one species: points ``start`` to ``stop`` of a part, ``width`` for each atom."""
+    """Neighbors of one species: points ``start`` to ``stop`` of a part, ``width`` for each atom.
+
+    Or of ``count`` species, from ``species`` on: ``width`` for each atom and, in it, for each of them.
+    """
 
     species: int
     start: int
     stop: int
     width: int
+    count: int = 1
 
 
 class Part(NamedTuple):
@@ -63,12 +68,18 @@ class Plan(NamedTuple):
 
 
 def plan(graph: Graph, species: Int[Tensor, " atoms"], elements: tuple[int, ...], points: int = 0) -> Plan:
-    """The points of a graph for these elements, so many to a part (0: :data:`POINTS`); kept with it."""
-    points = points or POINTS
-    return graph._once(f"points{points}{elements}", lambda: _plan(graph, species, len(elements), points))
+    """The points of a graph for these elements; kept with it.
+
+    Args:
+        points: to a part, about; then each species has a block of its own. With 0 there are :data:`POINTS` to a part,
+            and all species share a block where that leaves few slots empty.
+    """
+    return graph._once(
+        f"points{points}{elements}", lambda: _plan(graph, species, len(elements), points or POINTS, not points)
+    )
 
 
-def _plan(graph: Graph, species: Tensor, n_species: int, most: int) -> Plan:
+def _plan(graph: Graph, species: Tensor, n_species: int, most: int, may_share: bool) -> Plan:
     n, pairs = graph.n_atoms, graph.n_pairs
     size = max(min(n, most * n // max(pairs, 1)), 1)
     count = max(-(-n // size), 1)
@@ -79,8 +90,15 @@ def _plan(graph: Graph, species: Tensor, n_species: int, most: int) -> Plan:
     key = row * size + local
     found = torch.bincount(key, minlength=count * n_species * size)
     widths = found.view(count, n_species, size).amax(2)
+    listed = widths.tolist()
     parts, starts, total = [], [], 0
-    for k, wide in enumerate(widths.tolist()):
+    widest = max(listed[0])
+    spared = widest > 0 and n * (n_species * widest - sum(listed[0])) < SPARED * (n_species - 1)
+    share = may_share and count == 1 and spared
+    if share:
+        total = n * n_species * widest
+        parts, listed = [Part(0, n, 0, total, [Block(0, 0, total, widest, n_species)])], []
+    for k, wide in enumerate(listed):
         first, begin, blocks = k * size, total, []
         atoms = min(size, n - first)
         for s, width in enumerate(wide):
@@ -92,76 +110,15 @@ def _plan(graph: Graph, species: Tensor, n_species: int, most: int) -> Plan:
     order = torch.argsort(key, stable=True) if n_species > 1 else torch.arange(pairs, device=i.device)
     begins = found.cumsum(0) - found
     rank = torch.arange(pairs, device=i.device) - begins.index_select(0, key.index_select(0, order))
-    offset = torch.tensor(starts, device=i.device).index_select(0, row)
-    offset += local * widths.flatten().index_select(0, row)
+    if share:
+        offset = (i * n_species + row) * widest
+    else:
+        offset = torch.tensor(starts, device=i.device).index_select(0, row)
+        offset += local * widths.flatten().index_select(0, row)
     points = offset.index_add_(0, order, rank)
     slots = torch.full((total,), pairs, device=i.device)
     slots[points] = torch.arange(pairs, device=i.device)
     return Plan(slots, points, parts)
-
-
-class Fade:
-    """What the radial functions are multiplied by: a cutoff function and a weight.
-
-    Args:
-        reach: Å, where it ends.
-        width: Å, of the shifted cosine before it; None for none: a step.
-        weighting: ``{"function": .., ..}`` with r0 in Å and, of ``x = r / r0``, ``"poly"``:
-            ``c (1 + 2 x^3 - 3 x^2)^m`` up to r0; ``"pow"``: ``c / (d + x^m)``; ``"exp"``: ``c / (d + exp(-x))``. These
-            are DScribe's; ``"pow"`` with c = d is featomic's (Willatt 2018), with c = 1 + d QUIP's.
-
-    Raises:
-        ConfigError: an unknown function, or a number that is missing or out of range.
-    """
-
-    NEEDS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "poly": ("c", "m", "r0"), "pow": ("c", "d", "m", "r0"), "exp": ("c", "d", "r0")
-    }  # fmt: skip
-
-    def __init__(self, reach: float, width: float | None, weighting: Mapping[str, Any] | None) -> None:
-        self.reach, self.width = reach, width
-        self.weighting = dict(weighting) if weighting else None
-        if self.weighting:
-            self._check(self.weighting)
-
-    def _check(self, given: dict[str, Any]) -> None:
-        name = given.get("function")
-        if name not in self.NEEDS:
-            raise ConfigError(f"There is no SOAP weighting {name!r}; {nearest(str(name), self.NEEDS)}")
-        needs = self.NEEDS[name]
-        good = set(given) == {"function", *needs} and all(
-            isinstance(given[k], (int, float)) and given[k] >= 0 for k in needs
-        )
-        if not good or not given["r0"] > 0 or (name == "pow" and not given["d"] > 0):
-            raise ConfigError(f"SOAP's weighting {name!r} needs {', '.join(needs)}, positive numbers; given: {given}.")
-
-    def weight(self, r: Tensor) -> Tensor:
-        """The weight alone."""
-        if not self.weighting:
-            return torch.ones_like(r)
-        w = self.weighting
-        x = r / w["r0"]
-        if w["function"] == "poly":
-            x = x.clamp(max=1)
-            return w["c"] * (1 + x * x * (2 * x - 3)) ** w["m"]
-        return w["c"] / (w["d"] + (x ** w["m"] if w["function"] == "pow" else torch.exp(-x)))
-
-    def __call__(self, r: Tensor) -> Tensor:
-        cut = (r < self.reach).to(r) if self.width is None else shifted_cosine_cutoff(r, self.reach, self.width)
-        return cut * self.weight(r) if self.weighting else cut
-
-    def with_slope(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and d/dr."""
-        if self.width is not None and not self.weighting:
-            x = ((r - (self.reach - self.width)) * (math.pi / self.width)).clamp_(0, math.pi)
-            return torch.cos(x).add_(1).mul_(0.5), torch.sin(x).mul_(-0.5 * math.pi / self.width)
-        with torch.enable_grad():
-            leaf = r.detach().requires_grad_()
-            value = self(leaf)
-            if not value.requires_grad:
-                return value, torch.zeros_like(r)
-            (slope,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), slope
 
 
 class Points(NamedTuple):
@@ -187,7 +144,7 @@ class Density(nn.Module):
     Args:
         elements: atomic numbers, one channel each.
         radial: distances to radial functions, without the cutoff function: see
-            :class:`epot.features.soap_dialects.Dialect`.
+            :class:`epot.features.soap_dialects.Dialect`. Their closed form is used for values alone.
         reach: Å, of the last neighbor that counts.
         n_max: radial functions.
         l_max: highest degree.
@@ -204,6 +161,7 @@ class Density(nn.Module):
         super().__init__()
         self.elements, self.reach, self.n_max, self.l_max, self.fade = elements, reach, n_max, l_max, fade
         self.scratch = Scratch()
+        self.sums = GaussianSums(radial, reach) if isinstance(radial, Gaussians) else None
         self.series = ChebyshevSeries(lambda r: radial(r).reshape(-1, len(r)), reach)
         own = torch.zeros(len(elements), len(elements), n_max, dtype=torch.float64)
         own[range(len(elements)), range(len(elements))] = torch.from_numpy(center)
@@ -235,38 +193,44 @@ class Density(nn.Module):
         return torch.cat([vectors, vectors.new_tensor([[self.reach, 0.0, 0.0]])])
 
     def _sums(self, part: Part, radial: Tensor, angular: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Degree, species and sums over the neighbors of that species, ``(atoms, n_max, 2l + 1)``."""
+        """Degree, first species of a block and its sums over neighbors, ``(atoms, count * n_max, 2l + 1)``."""
         widths = [2 * degree + 1 for degree in range(self.l_max + 1)]
         for degree, (r, y) in enumerate(zip(radial.split(self.n_max), angular.split(widths), strict=True)):
-            for species, start, stop, width in part.blocks:
+            for species, start, stop, width, count in part.blocks:
                 of_r = r[:, start:stop].view(self.n_max, -1, width).transpose(0, 1)
                 of_y = y[:, start:stop].view(len(y), -1, width).permute(1, 2, 0)
-                yield degree, species, torch.bmm(of_r, of_y)
+                yield degree, species, torch.bmm(of_r, of_y).view(-1, count * self.n_max, len(y))
 
     def _joined(self, part: Part, radial: Tensor, angular: Tensor) -> Tensor:
         """Coefficients of the atoms of a part, with a history, ``(atoms, channels, components)``."""
         found = {(degree, species): c for degree, species, c in self._sums(part, radial, angular)}
         out = []
+        species = range(1 if any(block.count > 1 for block in part.blocks) else len(self.elements))
         for degree in range(self.l_max + 1):
             empty = radial.new_zeros(part.last - part.first, self.n_max, 2 * degree + 1)
-            out.append(torch.cat([found.get((degree, s), empty) for s in range(len(self.elements))], 1))
+            out.append(torch.cat([found.get((degree, s), empty) for s in species], 1))
         return torch.cat(out, 2)
 
     def values(self, vectors: Tensor, made: Plan, species: Tensor, slopes: bool = False) -> Tensor:
         """Coefficients without a history; with ``slopes`` the basis functions of small graphs stay in the scratch."""
         padded, keep = self.padded(vectors.detach()), slopes and len(made.slots) <= KEPT
         self.scratch.mark = None
-        absent = any(len(part.blocks) < len(self.elements) for part in made.parts)
+        absent = any(sum(block.count for block in part.blocks) < len(self.elements) for part in made.parts)
         make = padded.new_zeros if absent else padded.new_empty
         out = make(len(species), self.center.shape[1], n_harmonics(self.l_max))
         for k, part in enumerate(made.parts):
             v = padded.index_select(0, made.slots[part.start : part.stop])
-            at = self._basis(v, keep * k, slopes=keep)
-            faded = self.scratch.take("faded", *at.angular.shape, like=v)
-            torch.mul(at.angular, self.fade(at.distances), out=faded)
+            if self.sums is not None and not slopes:
+                radial, angular = self.sums(v, self.fade, self.scratch)
+            else:
+                at = self._basis(v, keep * k, slopes=keep)
+                angular = self.scratch.take("faded", *at.angular.shape, like=v)
+                torch.mul(at.angular, self.fade(at.distances), out=angular)
+                radial = at.series[0]
             here = out[part.first : part.last]
-            for degree, s, c in self._sums(part, at.series[0], faded):
-                here[:, s * self.n_max : (s + 1) * self.n_max, degree * degree : n_harmonics(degree)] = c
+            for degree, s, c in self._sums(part, radial, angular):
+                first = s * self.n_max
+                here[:, first : first + c.shape[1], degree * degree : n_harmonics(degree)] = c
         out[:, :, 0] += self.center.index_select(0, species)
         return out
 
@@ -306,8 +270,9 @@ class Density(nn.Module):
         for degree in range(self.l_max + 1):
             rows = slice(degree * self.n_max, (degree + 1) * self.n_max)
             to = slice(degree * degree, n_harmonics(degree))
-            for species, start, stop, width in part.blocks:
-                g = grads[:, species * self.n_max : (species + 1) * self.n_max, to].transpose(1, 2)
+            for species, start, stop, width, count in part.blocks:
+                g = grads[:, species * self.n_max : (species + count) * self.n_max, to]
+                g = g.reshape(-1, self.n_max, g.shape[2]).transpose(1, 2)
                 for k in range(2):
                     of_r = at.series[k, rows, start:stop].view(self.n_max, -1, width).transpose(0, 1)
                     of_y = pulled[k, to, start:stop].view(2 * degree + 1, -1, width)

@@ -17,12 +17,28 @@ from scipy.special import erf, gamma, ive
 from ..errors import ConfigError
 
 
+class Gaussians(NamedTuple):
+    """Radial integrals in closed form: ``r^l sum_k mix_lnk exp(-rate_lk r^2)``.
+
+    Attributes:
+        rates: 1/Å^2, ``(l_max + 1, n_max)``.
+        mix: ``(l_max + 1, n_max, n_max)``.
+    """
+
+    rates: np.ndarray
+    mix: np.ndarray
+
+    def __call__(self, r: np.ndarray) -> np.ndarray:
+        degrees = np.arange(len(self.rates))[:, None, None]
+        return self.mix @ (r**degrees * np.exp(-self.rates[:, :, None] * r**2))
+
+
 class Dialect(NamedTuple):
     """One code's conventions.
 
     Attributes:
         radial: distances ``(points,)`` to the radial integral of a neighbor's density, without the cutoff
-            function, ``(l_max + 1, n_max, points)``.
+            function, ``(l_max + 1, n_max, points)``; where it has a closed form, :class:`Gaussians`.
         center: what the atom itself adds to its own species' ``c_n00``, ``(n_max,)``, where its weight is one.
         factors: of ``sum_m c_nlm c_n'lm``, one for each l, ``(l_max + 1,)``.
         reach: Å, of the last neighbor that counts.
@@ -110,7 +126,7 @@ def dscribe(basis: Basis) -> Dialect:
     return Dialect(radial, _at_zero(radial), factors, reach, smooth=False)
 
 
-def _dscribe_gto(basis: Basis) -> Callable[[np.ndarray], np.ndarray]:
+def _dscribe_gto(basis: Basis) -> Gaussians:
     """``r^l exp(-alpha_nl r^2)``, which decay to 1e-3 at distances from 1 Å to the cutoff, made orthonormal by Löwdin.
 
     Raises:
@@ -121,20 +137,14 @@ def _dscribe_gto(basis: Basis) -> Callable[[np.ndarray], np.ndarray]:
         raise ConfigError(f"DScribe's gto basis begins at 1 Å: a cutoff of {cutoff} Å is too short.")
     decay = np.linspace(1, cutoff, n_max)
     eta = 1 / (2 * sigma**2)
-    alphas, betas = [], []
+    rates, mix = [], []
     for n in range(l_max + 1):
-        alphas.append(-np.log(1e-3 / decay**n) / decay**2)
-        betas.append(_lowdin(0.5 * gamma(n + 1.5) * (alphas[n][:, None] + alphas[n]) ** (-n - 1.5), basis))
-
-    def radial(r: np.ndarray) -> np.ndarray:
-        out = []
-        for n, (alpha, beta) in enumerate(zip(alphas, betas, strict=True)):
-            total = alpha + eta
-            height = np.pi**1.5 * eta**n * total ** (-n - 1.5)
-            out.append(beta @ (height[:, None] * r**n * np.exp(-(alpha * eta / total)[:, None] * r**2)))
-        return np.stack(out)
-
-    return radial
+        alpha = -np.log(1e-3 / decay**n) / decay**2
+        beta = _lowdin(0.5 * gamma(n + 1.5) * (alpha[:, None] + alpha) ** (-n - 1.5), basis)
+        total = alpha + eta
+        rates.append(alpha * eta / total)
+        mix.append(beta * (np.pi**1.5 * eta**n * total ** (-n - 1.5)))
+    return Gaussians(np.stack(rates), np.stack(mix))
 
 
 def _dscribe_polynomial(basis: Basis) -> Callable[[np.ndarray], np.ndarray]:

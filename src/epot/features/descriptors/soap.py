@@ -25,8 +25,9 @@ from ...typing import Float, Int, Tensor
 from ..angular import harmonics_with_gradients, n_harmonics
 from ..descriptor import Descriptor
 from ..soap_contract import Contraction
-from ..soap_density import Density, Fade
+from ..soap_density import Density
 from ..soap_dialects import BASES, DIALECTS, Basis
+from ..soap_fade import Fade
 from ..soap_jacobian import soap_jacobian
 from ..soap_layout import columns, layout, mixing_matrix
 
@@ -66,7 +67,7 @@ class Soap(Descriptor):
         dialect: whose conventions: ``"quip"``, ``"dscribe"`` or ``"featomic"``. DScribe's counts neighbors up to
             ``cutoff + 3.72 sigma``: the attribute ``cutoff`` is then that, and the argument is ``basis_cutoff``.
         basis: of the dialect ``dscribe``: ``"gto"`` or ``"polynomial"``; None for the dialect's own.
-        weighting: of neighbors by distance: :class:`epot.features.soap_density.Fade`.
+        weighting: of neighbors by distance: :class:`epot.features.soap_fade.Fade`.
         compression: which products of species are kept: ``"off"`` (all), ``"mu1nu1"`` (each with their sum) or
             ``"crossover"`` (each with itself): :mod:`epot.features.soap_layout`.
         mixing: how many sums over species replace the species (Darby 2022's Z_mix), or the matrix ``(sums, elements)``
