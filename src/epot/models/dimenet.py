@@ -1,0 +1,223 @@
+"""DimeNet++: messages between pairs of atoms that know the angles between them.
+
+J. Gasteiger, S. Giri, J. T. Margraf, S. Günnemann, Fast and uncertainty-aware directional message passing for
+non-equilibrium molecules, arXiv:2011.14115 (2020), and the model that it makes faster: J. Gasteiger, J. Groß,
+S. Günnemann, Directional message passing for molecular graphs, ICLR (2020), arXiv:2003.03123 (DimeNet; equation
+numbers are of the latter). Every pair of neighbors holds a message ``m_ji`` from j to i of F channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import silu
+
+from ..blocks.directional_sums import Around, around, directional_sums
+from ..blocks.embedding import ElementEmbedding
+from ..blocks.mlp import dense
+from ..blocks.readout import LinearReadout
+from ..elements import to_number
+from ..errors import ConfigError
+from ..features.directional import bessel_functions, envelope, sine_basis
+from ..geometry.graph import Graph
+from ..potential import Output, Potential
+from ..typing import Tensor
+
+
+def orthogonal(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:
+    """A dense layer with an orthogonal weight of variance ``2 / (n_in + n_out)``, as the authors start theirs."""
+    layer = dense(n_in, n_out, bias=bias)
+    nn.init.orthogonal_(layer.weight)
+    with torch.no_grad():
+        layer.weight *= (2 / ((n_in + n_out) * layer.weight.var())).sqrt()
+    return layer
+
+
+class Residual(nn.Module):
+    """``h + silu(W_2 silu(W_1 h))``."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.first, self.second = orthogonal(n_features, n_features), orthogonal(n_features, n_features)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + silu(self.second(silu(self.first(h))))
+
+
+class Embedding(nn.Module):
+    """``m_ji = silu(W [E_j, E_i, silu(W_rbf rbf_ji)])`` (Eq. 12) with a product of each part of W."""
+
+    def __init__(self, n_features: int, n_radial: int) -> None:
+        super().__init__()
+        self.rbf = orthogonal(n_radial, n_features)
+        self.mix = orthogonal(3 * n_features, n_features)
+
+    def forward(self, elements: Tensor, rows: Tensor, pairs: Tensor, rbf: Tensor) -> Tensor:
+        """``elements``: a vector each; ``rows``: which one each atom is."""
+        n_features = elements.shape[1]
+        of_receiver, of_sender, of_rbf = self.mix.weight.split(n_features, 1)
+        receiver = torch.addmm(self.mix.bias, elements, of_receiver.t())
+        both = (receiver.unsqueeze(1) + elements.mm(of_sender.t())).flatten(0, 1)
+        kinds = rows.index_select(0, pairs[0]) * len(elements) + rows.index_select(0, pairs[1])
+        return silu(both.index_select(0, kinds) + silu(self.rbf(rbf)).mm(of_rbf.t()))
+
+
+class Interaction(nn.Module):
+    """New messages from those that come before, and their angles (Figure 1 of the paper on DimeNet++).
+
+    Hadamard products with bases of few dimensions take the place of DimeNet's bilinear layer (Eq. 11).
+    """
+
+    def __init__(
+        self, n_features: int, n_triplet: int, n_basis: int, l_max: int, n_radial: int, n_before: int, n_after: int
+    ) -> None:
+        super().__init__()
+        self.l_max, self.n_radial = l_max, n_radial
+        self.ji, self.kj = orthogonal(n_features, n_features), orthogonal(n_features, n_features)
+        self.rbf_in = orthogonal(n_radial, n_basis, bias=False)
+        self.rbf_out = orthogonal(n_basis, n_features, bias=False)
+        self.sbf_in = orthogonal((l_max + 1) * n_radial, n_basis, bias=False)
+        self.sbf_out = orthogonal(n_basis, n_triplet, bias=False)
+        self.down = orthogonal(n_features, n_triplet, bias=False)
+        self.up = orthogonal(n_triplet, n_features, bias=False)
+        self.before = nn.ModuleList(Residual(n_features) for _ in range(n_before))
+        self.skip = orthogonal(n_features, n_features)
+        self.after = nn.ModuleList(Residual(n_features) for _ in range(n_after))
+
+    def forward(self, m: Tensor, rbf: Tensor, around: Around) -> Tensor:
+        x = silu(self.kj(m)) * rbf.mm(self.rbf_filter())
+        t = directional_sums(silu(self.down(x)), self.sbf_filters(), around)
+        h = silu(self.ji(m)) + silu(self.up(t))
+        for layer in self.before:
+            h = layer(h)
+        m = silu(self.skip(h)) + m
+        for layer in self.after:
+            m = layer(m)
+        return m
+
+    def rbf_filter(self) -> Tensor:
+        """``(n_radial, F)``: two layers without anything between them are one matrix."""
+        return self.rbf_in.weight.t().mm(self.rbf_out.weight.t())
+
+    def sbf_filters(self) -> Tensor:
+        """``W_ln``, ``(degrees, n_radial, n_triplet)``."""
+        return self.sbf_in.weight.t().mm(self.sbf_out.weight.t()).view(self.l_max + 1, self.n_radial, -1)
+
+
+class AtomOutput(nn.Module):
+    """What an atom makes of the messages that reach it: ``sum_j (W rbf_ji) * m_ji`` and dense layers."""
+
+    def __init__(self, n_features: int, n_output: int, n_radial: int, n_layers: int) -> None:
+        super().__init__()
+        self.rbf = orthogonal(n_radial, n_features, bias=False)
+        self.up = orthogonal(n_features, n_output, bias=False)
+        self.layers = nn.ModuleList(orthogonal(n_output, n_output) for _ in range(n_layers))
+
+    def forward(self, m: Tensor, rbf: Tensor, receivers: Tensor, n_atoms: int) -> Tensor:
+        x = m.new_zeros(n_atoms, m.shape[1]).index_add(0, receivers, self.rbf(rbf) * m)
+        x = self.up(x)
+        for layer in self.layers:
+            x = silu(layer(x))
+        return x
+
+
+class DimeNet(Potential):
+    """Directional message passing, in its faster form DimeNet++.
+
+    Args:
+        elements: symbols or atomic numbers.
+        cutoff: Å.
+        n_features: F, channels of a message.
+        n_layers: interactions.
+        n_triplet: channels of what goes from message to message.
+        n_basis: dimensions that the bases are squeezed through.
+        n_output: channels of an atom's output.
+        l_max: highest degree of the angular functions; the authors count degrees (``num_spherical = l_max + 1``).
+        n_radial: radial functions, of pairs and in each degree of triplets.
+        n_before_skip: residual layers before the message before is added.
+        n_after_skip: residual layers after it.
+        n_output_layers: dense layers of an atom's output, before the linear one.
+        p: exponent of the envelope; the authors' ``envelope_exponent`` is one less.
+
+    Raises:
+        ConfigError: a size that is not positive, or an unknown element.
+    """
+
+    pairwise = True
+    CITATION = """@misc{gasteiger2020fast,
+  title = {Fast and Uncertainty-Aware Directional Message Passing for Non-Equilibrium Molecules},
+  author = {Gasteiger, Johannes and Giri, Shankari and Margraf, Johannes T. and G{\\"u}nnemann, Stephan},
+  year = {2020}, eprint = {2011.14115}, note = {Machine Learning for Molecules Workshop, NeurIPS 2020}
+}"""
+
+    def __init__(
+        self,
+        elements: Sequence[int | str] = (1, 6, 7, 8),
+        cutoff: float = 5.0,
+        n_features: int = 128,
+        n_layers: int = 4,
+        n_triplet: int = 64,
+        n_basis: int = 8,
+        n_output: int = 256,
+        l_max: int = 6,
+        n_radial: int = 6,
+        n_before_skip: int = 1,
+        n_after_skip: int = 2,
+        n_output_layers: int = 3,
+        p: int = 6,
+    ) -> None:
+        super().__init__()
+        least = {"cutoff": 1e-3, "n_layers": 0, "l_max": 0, "n_before_skip": 0, "n_after_skip": 0, "p": 2}
+        given = {k: v for k, v in locals().items() if isinstance(v, (int, float)) and k != "self"}
+        for name, value in given.items():
+            if value < least.get(name, 1):
+                raise ConfigError(f"DimeNet got {name}={value}; it needs at least {least.get(name, 1)}.")
+        self.elements = tuple(to_number(z) for z in elements)
+        self.cutoff, self.n_features, self.n_layers, self.n_triplet = cutoff, n_features, n_layers, n_triplet
+        self.n_basis, self.n_output, self.l_max, self.n_radial, self.p = n_basis, n_output, l_max, n_radial, p
+        self.n_before_skip, self.n_after_skip, self.n_output_layers = n_before_skip, n_after_skip, n_output_layers
+
+        self.frequencies = nn.Parameter(torch.arange(1, n_radial + 1, dtype=torch.float32) * math.pi)
+        self.species = ElementEmbedding(self.elements, n_features)
+        nn.init.uniform_(self.species.weight, -math.sqrt(3), math.sqrt(3))
+        self.embedding = Embedding(n_features, n_radial)
+        self.interactions = nn.ModuleList(
+            Interaction(n_features, n_triplet, n_basis, l_max, n_radial, n_before_skip, n_after_skip)
+            for _ in range(n_layers)
+        )
+        self.outputs = nn.ModuleList(
+            AtomOutput(n_features, n_output, n_radial, n_output_layers) for _ in range(n_layers + 1)
+        )
+        self.readout = LinearReadout((n_layers + 1) * n_output, bias=False)
+
+    @classmethod
+    def tiny(cls) -> DimeNet:
+        return cls(
+            cutoff=4.0, n_features=12, n_layers=2, n_triplet=8, n_basis=4, n_output=10, l_max=3, n_radial=4,
+            n_output_layers=1,
+        )  # fmt: skip
+
+    def forward(self, graph: Graph) -> Output:
+        features = self.atoms(graph)
+        energy, members = self.readout(features)
+        return Output(energy, members, features)
+
+    def atoms(self, graph: Graph) -> Tensor:
+        """Outputs of all blocks, ``(atoms, (n_layers + 1) n_output)``: the energy is linear in them."""
+        vectors = graph.vectors().to(self.frequencies.dtype)
+        r = vectors.square().sum(-1).sqrt()
+        fade = envelope(r, self.cutoff, self.p)
+        rbf = fade.unsqueeze(-1) * sine_basis(r, self.frequencies, self.cutoff)
+        radial = fade * bessel_functions(r, self.cutoff, self.l_max, self.n_radial)
+        neighbors = around(graph, vectors / r.unsqueeze(-1), radial)
+
+        m = self.embedding(*self.species.present(graph.numbers), graph.pairs, rbf)
+        first, *others = self.outputs
+        found = [first(m, rbf, graph.pairs[0], graph.n_atoms)]
+        for interaction, output in zip(self.interactions, others, strict=True):
+            m = interaction(m, rbf, neighbors)
+            found.append(output(m, rbf, graph.pairs[0], graph.n_atoms))
+        return torch.cat(found, -1)
