@@ -1,0 +1,268 @@
+"""MACE's symmetric contraction: polynomials of an atom's features that turn with them (arXiv:2206.07697, Eqs. 10, 11).
+
+    B_c = sum_orders sum_paths W[z, path, c] U[path] A_c ... A_c
+
+in each channel c of its own. The tensors U are never contracted as tensors: see
+:mod:`epot.blocks.contraction_kernels`. For l_max 3, outputs 0 and 1 and order 3, an atom's channel takes 152 products
+and 2800 floating-point operations for B and all its derivatives, after which forces are a multiplication; a loss on
+forces takes another three products of the same size (:class:`_Gradient`). Features and intermediate results go
+through in chunks that stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from ..errors import ConfigError
+from ..features.engine import wanted
+from ..typing import Float, Tensor
+from . import contraction_kernels as kernels
+
+CHUNK = 900  # atoms times channels: about 2 MB in float32
+ATOMS = 256
+
+Chunk = tuple[int, slice, slice]
+"""Element, channels, atoms."""
+
+
+class SymmetricContraction(nn.Module):
+    """``B`` of given degrees from features of degrees 0 .. l_max with parity ``(-1)^l``.
+
+    Weights are in ``weights``, one ``(n_elements, n_paths, n_channels)`` for each output degree and, within it, each
+    order 1 .. correlation; paths in mace-torch's order (:func:`epot.blocks.coupling.symmetric_couplings`).
+
+    Args:
+        n_elements: each has weights of its own.
+        n_channels: of the features.
+        l_max: highest degree of the features.
+        l_out: degrees of the results.
+        correlation: highest order, 1 .. 4.
+        reduced: fewer paths, which couple the same (:func:`epot.blocks.coupling.reduced_polynomials`).
+    """
+
+    def __init__(
+        self,
+        n_elements: int,
+        n_channels: int,
+        l_max: int,
+        l_out: Sequence[int],
+        correlation: int,
+        reduced: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(n_elements, n_channels) < 1 or not l_out or not 1 <= correlation <= 4:
+            raise ConfigError(
+                f"symmetric contraction of order {correlation} to degrees {tuple(l_out)} for {n_elements} elements and "
+                f"{n_channels} channels: expected order 1 .. 4 and at least one of each"
+            )
+        self.n_elements, self.n_channels, self.l_out = n_elements, n_channels, tuple(l_out)
+        self.tables = kernels.tables(l_max, self.l_out, correlation, reduced)
+        self.weights = nn.ParameterList(
+            torch.randn(n_elements, paths, n_channels) / paths for counts in self.tables.n_paths for paths in counts
+        )
+        self._kept: tuple[object, Tensor] | None = None
+        self._on: tuple[object, kernels.Tables] | None = None
+
+    def forward(
+        self, features: Float[Tensor, "components channels atoms"], counts: Sequence[int], once: bool = False
+    ) -> list[Float[Tensor, "outputs channels atoms"]]:
+        """B of each output degree.
+
+        Args:
+            features: A of atoms sorted by element.
+            counts: how many atoms each element has.
+            once: weights are constants, and B is differentiated at most once: coefficients are kept between calls.
+        """
+        t = self._tables(features)
+        weights = self._constant(t) if once else self._coefficients(t)
+        made = _Contract.apply(features, weights, tuple(counts), t, once)
+        return list(made.split([2 * n + 1 for n in self.l_out]))
+
+    def _coefficients(self, t: kernels.Tables) -> Float[Tensor, "elements channels entries"]:
+        flat = torch.cat(list(self.weights), 1).transpose(1, 2).reshape(-1, t.entries.shape[1])
+        return flat.mm(t.entries.t()).view(self.n_elements, self.n_channels, -1)
+
+    def _constant(self, t: kernels.Tables) -> Tensor:
+        """The coefficients, kept until a weight changes."""
+        listed = list(self.weights)
+        if any(w.is_inference() for w in listed):  # these do not count their changes
+            return self._coefficients(t)
+        key = tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in listed)
+        if self._kept is None or self._kept[0] != key:
+            with torch.no_grad():
+                self._kept = (key, self._coefficients(t))
+        return self._kept[1]
+
+    def _tables(self, like: Tensor) -> kernels.Tables:
+        key = (like.dtype, like.device)
+        if self._on is None or self._on[0] != key:
+            t = self.tables
+            moved = t._replace(
+                factors=[(a.to(like.device), b.to(like.device)) for a, b in t.factors],
+                rows=t.rows.to(like.device),
+                back=t.back.to(like.device),
+                entries=t.entries.to(like),
+            )
+            self._on = (key, moved)
+        return self._on[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None, "_on": None}
+
+
+def _chunks(counts: tuple[int, ...], channels: int, device: torch.device) -> Iterator[Chunk]:
+    """Whole rows of channels and atoms of one element each; all at once where there is no cache to stay in."""
+    for z, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
+        most = ATOMS if device.type == "cpu" else max(count, 1)
+        for first in range(end - count, end, most):
+            last = min(first + most, end)
+            step = max(1, CHUNK // (last - first)) if device.type == "cpu" else channels
+            for c in range(0, channels, step):
+                yield z, slice(c, min(c + step, channels)), slice(first, last)
+
+
+class _Contract(torch.autograd.Function):
+    """B; keeps dB/dx of each chunk, so that the first derivative in A is a multiplication."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weights: Tensor, counts: tuple[int, ...], t: kernels.Tables, once: bool
+    ) -> Tensor:
+        keep = any(ctx.needs_input_grad)
+        out, ctx.slopes = _values(features.detach(), weights.detach(), counts, t, keep)
+        ctx.save_for_backward(features, weights)
+        ctx.counts, ctx.t, ctx.once = counts, t, once
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        features, weights = ctx.saved_tensors
+        which = (wanted(features), not ctx.once and wanted(weights))
+        arguments = (grad, features, weights, ctx.counts, ctx.t, ctx.slopes, which)
+        if torch.is_grad_enabled() and not ctx.once:
+            return *_Gradient.apply(*arguments), None, None, None
+        return *_first(*arguments), None, None, None
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of B as a function of its own, whose gradient a loss on forces asks for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        features: Tensor,
+        weights: Tensor,
+        counts: tuple[int, ...],
+        t: kernels.Tables,
+        slopes: list[Tensor],
+        which: tuple[bool, bool],
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(grad, features, weights)
+        ctx.counts, ctx.t, ctx.slopes = counts, t, slopes
+        ctx.set_materialize_grads(False)
+        return _first(grad, features, weights, counts, t, slopes, which)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor | None, change: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad, features, weights = ctx.saved_tensors
+        which = (wanted(grad), wanted(features), wanted(weights))
+        found: list[Tensor | None] = [None, None, None]
+        if along is not None:
+            found = _second(along, grad, features, weights, ctx.counts, ctx.t, ctx.slopes, which)
+        if change is not None:  # the gradient in the weights is linear in them: the same polynomials with others
+            values, slopes = _values(features, change, ctx.counts, ctx.t, True)
+            turned = _first(grad, features, change, ctx.counts, ctx.t, slopes, (which[1], False))[0]
+            found = [_sum(found[0], values), _sum(found[1], turned), found[2]]
+        return *found, None, None, None, None
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b
+
+
+def _values(
+    features: Tensor, weights: Tensor, counts: tuple[int, ...], t: kernels.Tables, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """B ``(outputs, channels, atoms)`` and the derivatives of each chunk."""
+    width, channels = features.shape[0] + 1, features.shape[1]
+    out = features.new_empty(t.rows.shape[0] // width, *features.shape[1:])
+    slopes = []
+    for z, c, a in _chunks(counts, channels, features.device):
+        x = kernels.homogeneous(features[:, c, a], 1.0)
+        slope = kernels.gradient(weights[z, c], kernels.powers(x, t), t).unflatten(1, (-1, width))
+        out[:, c, a] = (slope * x[:, None]).sum(2).div_(t.degree).transpose(0, 1)
+        if keep:
+            slopes.append(slope)
+    return out, slopes
+
+
+def _first(
+    grad: Tensor,
+    features: Tensor,
+    weights: Tensor,
+    counts: tuple[int, ...],
+    t: kernels.Tables,
+    slopes: list[Tensor],
+    which: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients in A and in the coefficients."""
+    d_features = torch.empty_like(features) if which[0] else None
+    d_weights = torch.zeros_like(weights) if which[1] else None
+    for (z, c, a), slope in zip(_chunks(counts, features.shape[1], features.device), slopes, strict=True):
+        g = grad[:, c, a].transpose(0, 1)
+        if d_features is not None:
+            d_features[:, c, a] = _weighted(slope, g).transpose(0, 1)[1:]
+        if d_weights is not None:
+            x = kernels.homogeneous(features[:, c, a], 1.0 / t.degree)
+            x[:, 1:] /= t.degree
+            rows = (g[:, :, None] * x[:, None]).flatten(1, 2)
+            x = kernels.homogeneous(features[:, c, a], 1.0)
+            d_weights[z, c] += kernels.outer(rows, kernels.powers(x, t), t)
+    return d_features, d_weights
+
+
+def _second(
+    along: Tensor,
+    grad: Tensor,
+    features: Tensor,
+    weights: Tensor,
+    counts: tuple[int, ...],
+    t: kernels.Tables,
+    slopes: list[Tensor],
+    which: tuple[bool, bool, bool],
+) -> list[Tensor | None]:
+    """Gradients of ``sum along * dB/dA`` in the gradient of B, in A and in the coefficients."""
+    d_grad = torch.empty_like(grad) if which[0] else None
+    d_features = torch.empty_like(features) if which[1] else None
+    d_weights = torch.zeros_like(weights) if which[2] else None
+    for (z, c, a), slope in zip(_chunks(counts, features.shape[1], features.device), slopes, strict=True):
+        g, h = grad[:, c, a].transpose(0, 1), kernels.homogeneous(along[:, c, a], 0.0)
+        if d_grad is not None:
+            d_grad[:, c, a] = (slope * h[:, None]).sum(2).transpose(0, 1)
+        if d_features is None and d_weights is None:
+            continue
+        made, turned = kernels.directional(kernels.homogeneous(features[:, c, a], 1.0), h, t)
+        if d_features is not None:
+            bent = kernels.gradient(weights[z, c], turned, t).unflatten(1, slope.shape[1:3])
+            d_features[:, c, a] = _weighted(bent, g).transpose(0, 1)[1:]
+        if d_weights is not None:
+            d_weights[z, c] += kernels.outer((g[:, :, None] * h[:, None]).flatten(1, 2), made, t)
+    return [d_grad, d_features, d_weights]
+
+
+def _weighted(
+    slope: Float[Tensor, "channels outputs variables atoms"], grad: Float[Tensor, "channels outputs atoms"]
+) -> Float[Tensor, "channels variables atoms"]:
+    """``sum_o g_o dB_o/dx_i``."""
+    out = slope[:, 0] * grad[:, :1]
+    for o in range(1, grad.shape[1]):
+        out.addcmul_(slope[:, o], grad[:, o : o + 1])
+    return out
