@@ -60,18 +60,21 @@ def _roots(l_max: int, like: Tensor) -> Tensor:
     return like.new_tensor(each)[:, None]
 
 
-class Bilinear(nn.Module):
+def bilinear(
+    radial: Float[Tensor, "edges n_basis components"],
+    sums: Float[Tensor, "edges components F"],
+    weight: Float[Tensor, "F n_basis n_out"],
+) -> Float[Tensor, "edges n_out"]:
     """``y_o = sum_(if) (sum_l radial_il sums_lf) W_fio``: basis and messages, joined by one matrix product."""
+    return torch.bmm(radial, sums).flatten(1) @ weight.transpose(0, 1).flatten(0, 1)
+
+
+class Bilinear(nn.Module):
+    """The weight of :func:`bilinear`."""
 
     def __init__(self, n_features: int, n_basis: int, n_out: int) -> None:
         super().__init__()
         self.weight = he_parameter(n_features, n_basis, n_out)
-
-    def forward(
-        self, radial: Float[Tensor, "edges n_basis degrees"], sums: Float[Tensor, "edges degrees F"]
-    ) -> Float[Tensor, "edges n_out"]:
-        joined = torch.bmm(radial, sums).flatten(1)
-        return joined @ self.weight.transpose(0, 1).flatten(0, 1)
 
 
 class Symmetric(nn.Module):
@@ -103,5 +106,5 @@ class TripletInteraction(nn.Module):
     ) -> Float[Tensor, "edges n_edge"]:
         x = self.dense(m)
         x = self.down(self.scale_rbf(x * self.rbf(rbf), x))
-        y = self.bilinear(basis.radial, basis.sums(x, edges))
+        y = bilinear(basis.radial, basis.sums(x, edges), self.bilinear.weight)
         return self.up(self.scale_sum(y, x, edges.others), edges)

@@ -18,6 +18,7 @@ from torch import nn
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.gemnet_edges import Edges
 from ..blocks.gemnet_layers import HALF, Dense, ScalingFactor, he_orthogonal_, he_parameter, residuals, scaled_silu
+from ..blocks.gemnet_quadruplets import QuadrupletInteraction, Quadruplets, SphericalBasis
 from ..blocks.gemnet_triplets import CircularBasis, TripletInteraction
 from ..blocks.readout import LinearReadout
 from ..elements import to_number
@@ -27,6 +28,9 @@ from ..features.directional import bessel_functions, sine_basis
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
 from ..typing import Float, Tensor
+
+THIRD = 3**-0.5
+KINKS = {"forces": "the angle between half-planes has no sign: forces jump where the atoms of a quadruplet are coplanar"}
 
 
 class Sizes(NamedTuple):
@@ -52,8 +56,9 @@ class Geometry(NamedTuple):
 
     Attributes:
         edges: where they are.
-        rbf_triplet, rbf_atom, rbf_out: of distances, ``(edges, n_rbf)``.
+        rbf_triplet, rbf_atom, rbf_out, rbf_quadruplet: of distances, ``(edges, n_rbf)``.
         triplets: of distances and angles.
+        quadruplets: of distances and two angles.
     """
 
     edges: Edges
@@ -61,6 +66,8 @@ class Geometry(NamedTuple):
     rbf_atom: Tensor
     rbf_out: Tensor
     triplets: CircularBasis
+    rbf_quadruplet: Tensor | None = None
+    quadruplets: SphericalBasis | None = None
 
 
 class EdgeEmbedding(nn.Module):
@@ -99,11 +106,15 @@ class AtomEmbedding(nn.Module):
 class Interaction(nn.Module):
     """An interaction block (figure 3): the edges learn from triplets (and quadruplets), the atoms from the edges."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, quadruplets: bool) -> None:
         super().__init__()
         s = sizes
         self.skip = Dense(s.n_edge, s.n_edge)
         self.triplets = TripletInteraction(s.n_edge, s.n_triplet, s.n_bilinear, s.n_rbf, s.n_cbf)
+        self.quadruplets = None
+        if quadruplets:
+            widths = (s.n_quadruplet, s.n_bilinear_quadruplet, s.n_rbf, s.n_cbf, s.n_sbf)
+            self.quadruplets = QuadrupletInteraction(s.n_edge, *widths)
         self.before_skip = residuals(s.n_edge, s.n_before_skip)
         self.after_skip = residuals(s.n_edge, s.n_after_skip)
         self.atom_update = AtomEmbedding(s.n_atom, s.n_edge, s.n_rbf, s.n_atom_layers)
@@ -114,7 +125,11 @@ class Interaction(nn.Module):
         self, h: Float[Tensor, "atoms n_atom"], m: Float[Tensor, "edges n_edge"], geometry: Geometry
     ) -> tuple[Tensor, Tensor]:
         edges = geometry.edges
-        x = (self.skip(m) + self.triplets(m, geometry.rbf_triplet, geometry.triplets, edges)) * HALF
+        x = self.skip(m) + self.triplets(m, geometry.rbf_triplet, geometry.triplets, edges)
+        if self.quadruplets is None:
+            x = x * HALF
+        else:
+            x = (x + self.quadruplets(m, geometry.rbf_quadruplet, geometry.quadruplets, edges)) * THIRD
         m = self.after_skip((m + self.before_skip(x)) * HALF)
         h = (h + self.atom_update(m, geometry.rbf_atom, edges)) * HALF
         m = (m + self.after_concat(self.concat(h, m, edges))) * HALF
@@ -126,7 +141,9 @@ class GemNet(Potential):
 
     Args:
         elements: symbols or atomic numbers.
-        cutoff: Å, of the edges.
+        cutoff: Å, of edges; with ``quadruplets``, of the pairs (a, b) in the middle (10 in the paper).
+        quadruplets: messages over c -> a - b <- d, too: GemNet-Q. Its energy has kinks where four atoms lie in a plane.
+        edge_cutoff: Å, of edges, with ``quadruplets`` (5 in the paper); None for ``cutoff``.
         n_layers: interaction blocks.
         n_radial: radial basis functions.
         n_spherical: degrees of the angular bases.
@@ -161,6 +178,8 @@ class GemNet(Potential):
         self,
         elements: Sequence[int | str] = (1, 6, 7, 8),
         cutoff: float = 5.0,
+        quadruplets: bool = False,
+        edge_cutoff: float | None = None,
         n_layers: int = 4,
         n_radial: int = 6,
         n_spherical: int = 7,
@@ -181,6 +200,8 @@ class GemNet(Potential):
     ) -> None:
         super().__init__()
         self.elements, self.cutoff = tuple(to_number(z) for z in elements), cutoff
+        self.quadruplets, self.edge_cutoff = quadruplets, edge_cutoff
+        self.exempt = KINKS if quadruplets else {}
         self.n_layers, self.n_radial, self.n_spherical = n_layers, n_radial, n_spherical
         self.n_atom, self.n_edge, self.n_triplet, self.n_quadruplet = n_atom, n_edge, n_triplet, n_quadruplet
         self.n_rbf, self.n_cbf, self.n_sbf = n_rbf, n_cbf, n_sbf
@@ -194,8 +215,12 @@ class GemNet(Potential):
         self.frequencies = nn.Parameter(math.pi * torch.arange(1, n_radial + 1, dtype=torch.float32))
         self.rbf_triplet, self.rbf_atom, self.rbf_out = (Dense(n_radial, n_rbf, activation=False) for _ in range(3))
         self.cbf_triplet = he_parameter(n_spherical, n_radial, n_cbf)
+        if quadruplets:
+            self.rbf_quadruplet = Dense(n_radial, n_rbf, activation=False)
+            self.cbf_quadruplet = he_parameter(n_spherical, n_radial, n_cbf)
+            self.sbf_quadruplet = he_parameter(n_spherical**2, n_radial, n_sbf)
         self.edge_embedding = EdgeEmbedding(n_atom, n_radial, n_edge)
-        self.interactions = nn.ModuleList(Interaction(sizes) for _ in range(n_layers))
+        self.interactions = nn.ModuleList(Interaction(sizes, quadruplets) for _ in range(n_layers))
         self.outputs = nn.ModuleList(AtomEmbedding(n_atom, n_edge, n_rbf, n_atom_layers) for _ in range(n_layers + 1))
         self.readout = LinearReadout((n_layers + 1) * n_atom, bias=False)
         with torch.no_grad():
@@ -205,6 +230,11 @@ class GemNet(Potential):
     def _refuse(self) -> None:
         if not self.cutoff > 0:
             raise ConfigError(f"GemNet got cutoff={self.cutoff}; it must be above 0 Å.")
+        if self.edge_cutoff is not None and not (self.quadruplets and 0 < self.edge_cutoff <= self.cutoff):
+            raise ConfigError(
+                f"GemNet got edge_cutoff={self.edge_cutoff}; it goes with quadruplets=True, and is at most the cutoff "
+                f"({self.cutoff} Å), which is that of the pairs in their middle."
+            )
         layers = ("n_before_skip", "n_after_skip", "n_concat", "n_atom_layers")
         for name in ("n_layers", "n_radial", "n_spherical", *Sizes._fields, "envelope"):
             least = 0 if name in layers else 1 if name in ("n_layers", "n_spherical") else 2
@@ -233,13 +263,37 @@ class GemNet(Potential):
 
     def _geometry(self, graph: Graph) -> tuple[Geometry, Float[Tensor, "edges n_radial"]]:
         """Edges with their bases, and the radial basis (appendix B), ``sqrt(2/c) u(d/c) sin(f_n d/c) / d``."""
-        edges = Edges.of(graph)
+        cutoff = self.edge_cutoff or self.cutoff
+        near = graph.within(cutoff)
+        edges = Edges.of(near)
+        r, units = self._lengths(near)
+        fade = polynomial_cutoff(r, cutoff, self.envelope)
+        rbf = sine_basis(r, self.frequencies, cutoff) * (math.sqrt(2 / cutoff) * fade / r).unsqueeze(-1)
+        spherical = self._spherical(r, cutoff)
+        triplets = CircularBasis.of(units, projected(spherical, self.cbf_triplet), edges)
+        made = Geometry(edges, self.rbf_triplet(rbf), self.rbf_atom(rbf), self.rbf_out(rbf), triplets)
+        if not self.quadruplets:
+            return made, rbf
+        quadruplets = Quadruplets.of(graph, near, self.n_spherical**2)
+        far, middle = self._lengths(graph)
+        circular = projected(self._spherical(far, self.cutoff), self.cbf_quadruplet)
+        degree = torch.repeat_interleave(torch.arange(self.n_spherical, device=r.device) * 2 + 1)
+        radial = projected(spherical.index_select(0, degree), self.sbf_quadruplet)
+        basis = SphericalBasis.of(quadruplets, units, middle, circular, radial)
+        return made._replace(rbf_quadruplet=self.rbf_quadruplet(rbf), quadruplets=basis), rbf
+
+    def _lengths(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """Lengths of pairs and unit vectors along them."""
         vectors = graph.vectors().to(self.frequencies.dtype)
         r = vectors.square().sum(-1).sqrt()
-        fade = polynomial_cutoff(r, self.cutoff, self.envelope)
-        rbf = sine_basis(r, self.frequencies, self.cutoff) * (math.sqrt(2 / self.cutoff) * fade / r).unsqueeze(-1)
-        spherical = bessel_functions(r, self.cutoff, self.n_spherical - 1, self.n_radial)
-        spherical = (spherical * (fade * self.cutoff**-1.5)).transpose(1, 2)
-        radial = torch.bmm(spherical, self.cbf_triplet).permute(1, 2, 0)
-        triplets = CircularBasis.of(vectors / r.unsqueeze(-1), radial, edges)
-        return Geometry(edges, self.rbf_triplet(rbf), self.rbf_atom(rbf), self.rbf_out(rbf), triplets), rbf
+        return r, vectors / r.unsqueeze(-1)
+
+    def _spherical(self, r: Tensor, cutoff: float) -> Float[Tensor, "degrees pairs n_radial"]:
+        """``c^-3/2 u(d/c) N_ln j_l(z_ln d/c)``."""
+        fade = polynomial_cutoff(r, cutoff, self.envelope) * cutoff**-1.5
+        return (bessel_functions(r, cutoff, self.n_spherical - 1, self.n_radial) * fade).transpose(1, 2)
+
+
+def projected(radial: Float[Tensor, "C pairs n_radial"], weight: Float[Tensor, "C n_radial n"]) -> Tensor:
+    """Radial functions of each component of the basis through its own layer, ``(pairs, n, C)``."""
+    return torch.bmm(radial, weight).permute(1, 2, 0)
