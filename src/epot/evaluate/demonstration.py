@@ -133,7 +133,7 @@ def vibrating(n: int, seed: int) -> list[Structure]:
     with torch.no_grad():
         field.torsions[:, 2] += 0.1
     base = _relaxed(field, Structure.from_ase(ase.build.molecule("CH3CH2OH")))
-    hessian = predict(field, build(base, 0.0), ("hessian",)).hessian
+    hessian = predict(field, build(base, field.cutoff), ("hessian",)).hessian
     assert hessian is not None
     stiffness, modes = np.linalg.eigh(hessian.numpy())
     kept = np.argsort(np.abs(stiffness))[6:]  # neither moved nor turned
@@ -143,7 +143,7 @@ def vibrating(n: int, seed: int) -> list[Structure]:
     for _ in range(n):
         moves = modes[:, kept] @ (widths * rng.normal(size=len(kept)))
         s = base.replace(positions=base.positions + moves.reshape(-1, 3))
-        found = predict(field, build(s, 0.0))
+        found = predict(field, build(s, field.cutoff))
         assert found.forces is not None
         made.append(s.replace(energy=float(found.energy), forces=found.forces.numpy()))
     return made
@@ -151,7 +151,7 @@ def vibrating(n: int, seed: int) -> list[Structure]:
 
 def _relaxed(potential: Potential, structure: Structure) -> Structure:
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
-        found = predict(potential, build(structure.replace(positions=x.reshape(-1, 3)), 0.0))
+        found = predict(potential, build(structure.replace(positions=x.reshape(-1, 3)), potential.cutoff))
         assert found.forces is not None
         return float(found.energy), -found.forces.numpy().ravel()
 

@@ -1,72 +1,66 @@
 """A bonded force field: harmonic bonds and angles, cosine series of torsions, Lennard-Jones between what is farther.
 
 The functional form of the molecular-mechanics force fields, here with the constants of Jorgensen, Maxwell,
-Tirado-Rives, J. Am. Chem. Soc. 118, 11225 (1996), doi:10.1021/ja9621760 (Eqs. 1 to 4), factors 1/2 in the harmonic
-terms, and no charges:
+Tirado-Rives, J. Am. Chem. Soc. 118, 11225 (1996), doi:10.1021/ja9621760 (Eqs. 1 to 4), and factors 1/2 in the harmonic
+terms:
 
     E = sum_bonds k/2 (r - r0)^2 + sum_angles k/2 (theta - theta0)^2
       + sum_torsions 1/2 [ V1 (1 + cos phi) + V2 (1 - cos 2 phi) + V3 (1 + cos 3 phi) ]
-      + sum_far pairs 4 eps [ (sigma/r)^12 - (sigma/r)^6 ]
+      + sum_far pairs f { 4 eps [ (sigma/r)^12 - (sigma/r)^6 ] + q q' v(r) } s(r)
 
-Which atoms are bonded is perceived from a structure (:mod:`epot.geometry.topology`) and stays: it is of one molecule
-with its atoms in one order. Parameters belong to kinds of atoms, told apart by element and neighbors.
+Far pairs are within the cutoff and at least three bonds apart (f = 1/2 at three, else 1), s is a switching function and
+v the damped, shifted interaction of charges (:func:`epot.blocks.bonded.shifted_coulomb`). Charges are made of what
+each bond carries over, so that every molecule is neutral (Bush, Bayly, Halgren, J. Comput. Chem. 20, 1495 (1999),
+doi:10.1002/(SICI)1096-987X(19991115)20:14<1495::AID-JCC3>3.0.CO;2-3).
+
+Which atoms are bonded is perceived from a structure (:mod:`epot.geometry.topology`) and stays: it is of one molecule,
+or of the molecules of one liquid, with the atoms in one order; bonds may run through the faces of a cell. Parameters
+belong to kinds of atoms, told apart by element and neighbors, so all molecules of a kind share them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..blocks.pair_parameters import Positive, contact
+from ..blocks.bonded import Terms, angles, cosines, polar_kinds, share, shifted_coulomb, start_charge, terms_of
+from ..blocks.pair_parameters import Positive, contact, half_sums
 from ..data.structure import Structure
 from ..elements import SYMBOLS
 from ..errors import ConfigError, ModelError
+from ..features.cutoff import cutoff_function
 from ..geometry.graph import Graph
-from ..geometry.topology import Topology, angles_of, from_bonds, perceive
+from ..geometry.topology import STRAIGHT, Topology, angles_of, from_bonds, images, perceive, unwrapped
 from ..potential import Output, Potential
 from ..typing import Float, Tensor
 
 START = {"bond": 30.0, "angle": 4.0}  # eV/Å^2, eV/rad^2
-TINY = 1e-24  # Å^4: keeps derivatives of angles finite where three atoms are in line
-
-
-class Terms(NamedTuple):
-    """What a topology consists of, as tensors: atoms of each term, and its kind."""
-
-    bonds: Tensor
-    bond_kinds: Tensor
-    angles: Tensor
-    angle_kinds: Tensor
-    torsions: Tensor
-    torsion_kinds: Tensor
-    far: Tensor
-    weights: Tensor
-    species: Tensor
 
 
 class ForceField(Potential):
-    """Bonds, angles and torsions of one molecule, with constants of kinds of atoms: fitted to a few structures.
+    """Bonds, angles and torsions of molecules, with constants of kinds of atoms: fitted to a few structures.
 
     Args:
         topology: ``{"numbers": [...], "bonds": [[0, 1], ...], "straight": []}``; None for a fit to perceive it from
             its first structure (:class:`epot.fit.stages.topology.FindTopology`).
         depth: how far atoms are told apart by their neighbors: 0 by element, 1 by neighbors, 2 by theirs too.
-        far: Lennard-Jones between atoms three bonds apart (half of it) and farther.
+        cutoff: Å, of the interactions of atoms three bonds apart and farther; 0 for none.
+        width: Å, over which they are switched off before the cutoff.
+        charges: whether atoms have charges, which are fitted.
 
     Raises:
-        ConfigError: the topology is not one, or the depth is negative.
+        ConfigError: the topology is not one, or a number is out of range.
     """
 
     recipe: ClassVar[str] = "descend"
     optimizer: ClassVar[str] = "lbfgs"
-    axes: ClassVar[str] = "open"
     exempt = {  # noqa: RUF012
-        check: "it is of one molecule with its atoms in one order; others are refused"
-        for check in ("permutation", "few_atoms", "dimers", "additivity", "supercells", "wrapping", "cell_choice")
+        check: "it is of certain molecules with their atoms in one order; others are refused"
+        for check in ("permutation", "few_atoms", "dimers", "additivity", "supercells", "cutoff")
     }
     CITATION: ClassVar[str] = """@article{Jorgensen1996,
   author = {Jorgensen, William L. and Maxwell, David S. and Tirado-Rives, Julian},
@@ -79,11 +73,23 @@ class ForceField(Potential):
     bonds: Tensor
     straight: Tensor
 
-    def __init__(self, topology: Mapping[str, Any] | None = None, depth: int = 1, far: bool = True) -> None:
+    def __init__(
+        self,
+        topology: Mapping[str, Any] | None = None,
+        depth: int = 1,
+        cutoff: float = 8.0,
+        width: float = 1.5,
+        charges: bool = True,
+    ) -> None:
         super().__init__()
         if depth < 0:
             raise ConfigError(f"ForceField.depth is {depth}; it must not be negative.")
-        self.depth, self.far, self.cutoff = depth, far, 0.0
+        if cutoff < 0 or not 0 < width <= (cutoff or width):
+            raise ConfigError(
+                f"ForceField needs a cutoff of 0 or above, and a width between 0 and it; given: {cutoff}, {width}."
+            )
+        self.depth, self.cutoff, self.width, self.charges = depth, float(cutoff), float(width), charges
+        self.fade = cutoff_function("poly2", 1 - width / cutoff if cutoff else 0.0)
         given = {"numbers": [], "bonds": [], "straight": []} | dict(topology or {})
         if set(given) != {"numbers", "bonds", "straight"}:
             raise ConfigError(f"A topology has numbers, bonds and straight; this one has {', '.join(given)}.")
@@ -100,7 +106,7 @@ class ForceField(Potential):
     @classmethod
     def tiny(cls) -> ForceField:
         """Hydrogen peroxide, bent and turned."""
-        made = cls()
+        made = cls(cutoff=3.5)
         made.set_topology(_peroxide())
         with torch.no_grad():
             made.torsions.add_(torch.tensor([0.2, -0.1, 0.05], dtype=torch.float64))
@@ -109,14 +115,16 @@ class ForceField(Potential):
     def examples(self) -> dict[str, Structure]:
         """Structures that it is for: its checks look at these."""
         if not len(self.numbers) or self.numbers.tolist() != [1, 8, 8, 1]:
-            raise ModelError("Give the checks structures of this molecule: check_potential(..., systems={...}).")
+            raise ModelError("Give the checks structures of these molecules: check_potential(..., systems={...}).")
         rng, base = np.random.default_rng(0), _peroxide()
         moved = lambda: base.positions + 0.1 * rng.normal(size=(4, 3))  # noqa: E731
-        return {name: base.replace(positions=moved()) for name in ("first", "second")}
+        cell = np.array([[3.8, 0, 0], [0.5, 4.1, 0], [0.2, -0.3, 3.9]])
+        made = {name: base.replace(positions=moved()) for name in ("first", "second")}
+        return made | {"crystal": Structure(base.numbers, moved(), cell, True)}
 
     @property
     def elements(self) -> tuple[int, ...] | None:  # type: ignore[override]
-        """Atomic numbers of its molecule; None before it has one."""
+        """Atomic numbers of its molecules; None before it has any."""
         return tuple(sorted(set(self.numbers.tolist()))) or None
 
     @property
@@ -132,18 +140,18 @@ class ForceField(Potential):
         return from_bonds(self.numbers.cpu().numpy(), self.bonds.cpu().numpy(), straight)
 
     def set_topology(self, structure: Structure, others: tuple[Structure, ...] = ()) -> None:
-        """Perceive the bonds of a molecule; lengths and angles start from the means of it and of others like it.
+        """Perceive the bonds of molecules; lengths and angles start from the means of these and of others like them.
 
         Raises:
-            DataError: it is periodic, or a single atom.
+            DataError: a single atom, nothing is bonded, or a crystal or metal.
         """
         found, device = perceive(structure), self.numbers.device
-        bent = np.degrees(angles_of(structure.positions, found.angles))
-        centers = sorted(set(found.angles[bent > 170.0, 1].tolist()))
+        places = np.stack([unwrapped(s, found) for s in (structure, *others)])
+        bent = np.degrees(angles_of(places[0], found.angles))
+        centers = sorted(set(found.angles[bent > STRAIGHT, 1].tolist()))
         self.numbers = torch.from_numpy(structure.numbers.copy()).to(device)
         self.bonds = torch.from_numpy(found.bonds).to(device)
         self.straight = torch.tensor(centers, dtype=torch.int64, device=device)
-        places = np.stack([s.positions for s in (structure, *others)])
         r = np.linalg.norm(places[:, found.bonds[:, 0]] - places[:, found.bonds[:, 1]], axis=2).mean(0)
         theta = np.mean([angles_of(p, found.angles) for p in places], axis=0)
         self._reset(_means(self._labels()[0], r), _means(self._labels()[1], theta))
@@ -151,13 +159,8 @@ class ForceField(Potential):
     def _labels(self) -> tuple[list[str], list[str], list[str]]:
         """Kinds of all bonds, angles and torsions."""
         made = self.molecule()
-        kinds = made.kinds(self.depth)
-        forward = lambda row: "-".join(kinds[k] for k in row)  # noqa: E731
-        label = lambda row: min(forward(row), forward(row[::-1]))  # noqa: E731
-        bonds, angles, torsions = (
-            [label(row) for row in rows.tolist()] for rows in (made.bonds, made.angles, made.torsions)
-        )
-        return bonds, angles, torsions
+        bonds, bends, turns = (made.labels(rows, self.depth) for rows in (made.bonds, made.angles, made.torsions))
+        return bonds, bends, turns
 
     def _reset(self, lengths: Mapping[str, float], angles: Mapping[str, float]) -> None:
         """Parameters to start from, one for each kind."""
@@ -168,72 +171,95 @@ class ForceField(Potential):
         self.bends = Positive(bends, [angles.get(k, 1.91) for k in bends]).to(device)
         self.angle_constants = Positive(bends, [START["angle"]] * len(bends)).to(device)
         self.torsions = nn.Parameter(torch.zeros(len(turns), 3, dtype=torch.float64, device=device))
-        present = sorted(set(self.numbers.tolist())) if self.far else []
+        present = sorted(set(self.numbers.tolist())) if self.cutoff else []
         symbols = [SYMBOLS[z] for z in present]
         self.depths = Positive(symbols, [0.003] * len(symbols)).to(device)
         self.sizes = Positive(symbols, [0.85 * contact(z, z) / 2 ** (1 / 6) for z in present]).to(device)
+        carried = [start_charge(label) for label in self._polar(bonds)]
+        self.carried = nn.Parameter(torch.tensor(carried, dtype=torch.float64, device=device))
+
+    def _polar(self, bonds: list[str]) -> list[str]:
+        return polar_kinds(bonds) if self.charges and self.cutoff else []
 
     def terms(self) -> Terms:
         """Atoms and kinds of all terms, made once."""
         if self._made is None or self._made[0] is not self.bonds:
-            made, device = self.molecule(), self.bonds.device
-            kinds = []
-            for labels in self._labels():
-                order = {label: k for k, label in enumerate(sorted(set(labels)))}
-                kinds.append(torch.tensor([order[label] for label in labels], dtype=torch.int64, device=device))
-            far, three = made.far_pairs()
-            present = self.numbers.unique(sorted=True)
-            self._made = self.bonds, Terms(
-                self.bonds, kinds[0], torch.from_numpy(made.angles).to(device), kinds[1],
-                torch.from_numpy(made.torsions).to(device), kinds[2], torch.from_numpy(far).to(device),
-                torch.from_numpy(np.where(three, 0.5, 1.0)).to(device), torch.searchsorted(present, self.numbers),
-            )  # fmt: skip
+            charged = self.charges and self.cutoff > 0
+            self._made = self.bonds, terms_of(self.molecule(), self.depth, charged, self.bonds.device)
         return self._made[1]
 
     def forward(self, graph: Graph) -> Output:
         """Energies per atom: of a term, equal parts to its atoms.
 
         Raises:
-            ModelError: it has no topology yet, or a structure is not of its molecule.
+            ModelError: it has no topology yet, or a structure is not of its molecules.
         """
         self._refuse_others(graph)
         n, t = len(self.numbers), self.terms()
-        x = graph.positions.to(self.torsions).view(-1, n, 3)
+        positions = graph.positions.to(self.torsions).view(-1, n, 3)
+        cell = graph.cell.to(positions)
+        moves = images(positions.detach(), cell.detach(), graph.pbc, t.tree)
+        x = positions + moves @ cell
         energy = x.new_zeros(len(x), n)
         r = (x[:, t.bonds[:, 0]] - x[:, t.bonds[:, 1]]).square().sum(2).sqrt()
         stretch = (r - self.lengths()[t.bond_kinds]).square() * (0.5 * self.bond_constants()[t.bond_kinds])
-        energy = _share(energy, t.bonds, stretch)
-        bend = (_angles(x, t.angles) - self.bends()[t.angle_kinds]).square()
-        energy = _share(energy, t.angles, bend * (0.5 * self.angle_constants()[t.angle_kinds]))
-        c = _cosines(x, t.torsions)
+        energy = share(energy, t.bonds, stretch)
+        bend = (angles(x, t.angles) - self.bends()[t.angle_kinds]).square()
+        energy = share(energy, t.angles, bend * (0.5 * self.angle_constants()[t.angle_kinds]))
+        c = cosines(x, t.torsions)
         waves = torch.stack([1 + c, 2 - 2 * c.square(), 1 + (4 * c.square() - 3) * c], 2)
-        energy = _share(energy, t.torsions, 0.5 * (waves * self.torsions[t.torsion_kinds]).sum(2))
-        if self.far and len(t.far):
-            energy = _share(energy, t.far, self._far(x, t))
-        return Output(energy.flatten())
+        energy = share(energy, t.torsions, 0.5 * (waves * self.torsions[t.torsion_kinds]).sum(2)).flatten()
+        charges = self.charge_of_each()
+        if self.cutoff:
+            energy = energy + self._far(graph, t, moves.view(-1, 3), charges)
+        return Output(energy, charges=charges.repeat(len(x)) if self.charges else None)
 
-    def _far(self, x: Tensor, t: Terms) -> Tensor:
-        a, b = t.species[t.far[:, 0]], t.species[t.far[:, 1]]
-        depth, size = (self.depths()[a] * self.depths()[b]).sqrt(), (self.sizes()[a] + self.sizes()[b]) / 2
-        square = (x[:, t.far[:, 0]] - x[:, t.far[:, 1]]).square().sum(2)
-        sixth = (size.square() / square) ** 3
-        return 4 * depth * t.weights * (sixth.square() - sixth)
+    def charge_of_each(self) -> Float[Tensor, " n"]:
+        """e, of the atoms of the topology: what their bonds carried over."""
+        t = self.terms()
+        charges = self.torsions.new_zeros(len(self.numbers))
+        moved = self.carried[t.flow_kinds]
+        return charges.index_add(0, t.flows[:, 0], moved).index_add(0, t.flows[:, 1], -moved)
+
+    def _far(self, graph: Graph, t: Terms, moves: Tensor, charges: Tensor) -> Tensor:
+        """Of pairs of the graph: bonded ones are told by the images of their atoms, too."""
+        n, (i, j) = len(self.numbers), graph.pairs
+        weights = t.weights(i % n * n + j % n, (graph.shifts == moves[j] - moves[i]).all(1))
+        kept = weights.nonzero()[:, 0]
+        graph = graph.replace(
+            pairs=graph.pairs.index_select(1, kept),
+            shifts=graph.shifts.index_select(0, kept),
+            _vectors=graph.vectors().index_select(0, kept),
+        )
+        a, b = graph.pairs % n
+        depths, sizes = self.depths(), self.sizes()
+        kinds = t.species[a] * len(depths) + t.species[b]
+        depth = (4 * (depths[:, None] * depths).sqrt()).flatten().index_select(0, kinds)
+        square = ((sizes[:, None] + sizes) / 2).square().flatten().index_select(0, kinds)
+        r2 = graph.vectors().to(depth).square().sum(1)
+        r, third = r2.sqrt(), square / r2
+        sixth = third * third * third
+        pair = depth * sixth * (sixth - 1)
+        if self.charges:
+            pair = pair + charges.index_select(0, a) * charges.index_select(0, b) * shifted_coulomb(r, self.cutoff)
+        return half_sums(graph, pair * weights.index_select(0, kept) * self.fade(r, self.cutoff)[0])
 
     def _refuse_others(self, graph: Graph) -> None:
         if not len(self.numbers):
             raise ModelError("This ForceField has no topology yet: fit it, with the stages FindTopology and Descend.")
         n = len(self.numbers)
-        fits = bool((graph.sizes == n).all()) and not bool(graph.pbc.any())
-        if fits and bool((graph.numbers.view(-1, n) == self.numbers).all()):
+        if bool((graph.sizes == n).all()) and bool((graph.numbers.view(-1, n) == self.numbers).all()):
             return
-        wanted = " ".join(SYMBOLS[z] for z in self.numbers.tolist())
-        given = "a periodic structure" if bool(graph.pbc.any()) else "a structure of other atoms, or in another order"
-        raise ModelError(f"This ForceField is of one molecule with the atoms {wanted}, in this order; given: {given}.")
+        wanted = " ".join(SYMBOLS[z] for z in self.numbers[:12].tolist()) + (" ..." if n > 12 else "")
+        raise ModelError(
+            f"This ForceField is of molecules with the {n} atoms {wanted}, in this order; given: a structure of other "
+            "atoms, or in another order."
+        )
 
     def fitted_parameters(self) -> dict[str, Any]:
         """What a fit found, with units."""
         bonds, bends, turns = (sorted(set(labels)) for labels in self._labels())
-        present = [SYMBOLS[z] for z in sorted(set(self.numbers.tolist()))] if self.far else []
+        present = [SYMBOLS[z] for z in sorted(set(self.numbers.tolist()))] if self.cutoff else []
         shown = {
             "length (Å)": (bonds, self.lengths()),
             "bond constant (eV/Å^2)": (bonds, self.bond_constants()),
@@ -242,32 +268,13 @@ class ForceField(Potential):
             "V1 V2 V3 (eV)": (turns, self.torsions),
             "epsilon (eV)": (present, self.depths()),
             "sigma (Å)": (present, self.sizes()),
+            "charge carried over (e)": (self._polar(bonds), self.carried),
         }
         return {k: dict(zip(labels, values.tolist(), strict=True)) for k, (labels, values) in shown.items()}
 
     def extra_repr(self) -> str:
         """Without the lists of the topology."""
-        return f"{len(self.numbers)} atoms, {len(self.bonds)} bonds, depth={self.depth}, far={self.far}"
-
-
-def _share(energy: Tensor, atoms: Tensor, values: Float[Tensor, "structures terms"]) -> Tensor:
-    """Add each term's energy to its atoms in equal parts."""
-    for column in atoms.T:
-        energy = energy.index_add(1, column, values / atoms.shape[1])
-    return energy
-
-
-def _angles(x: Tensor, atoms: Tensor) -> Tensor:
-    """theta, by its tangent: finite derivatives everywhere."""
-    u, v = x[:, atoms[:, 0]] - x[:, atoms[:, 1]], x[:, atoms[:, 2]] - x[:, atoms[:, 1]]
-    return torch.atan2((torch.linalg.cross(u, v).square().sum(2) + TINY).sqrt(), (u * v).sum(2))
-
-
-def _cosines(x: Tensor, atoms: Tensor) -> Tensor:
-    """Cos phi of the planes of the first and the last three atoms (phi = 0 is cis)."""
-    a, b, c = (x[:, atoms[:, k + 1]] - x[:, atoms[:, k]] for k in range(3))
-    m, n = torch.linalg.cross(a, b), torch.linalg.cross(b, c)
-    return (m * n).sum(2) / ((m.square().sum(2) + TINY) * (n.square().sum(2) + TINY)).sqrt()
+        return f"{len(self.numbers)} atoms, {len(self.bonds)} bonds, depth={self.depth}, cutoff={self.cutoff}"
 
 
 def _means(labels: list[str], values: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Find the bonds of the molecule that a force field is of."""
+"""Find the bonds of the molecules that a force field is of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AVERAGED = 100
 class FindTopology(Stage):
     """Bonds of the first training structure, for a force field that has none yet.
 
-    All structures must be of the same molecule, with their atoms in the same order and no bond broken.
+    All structures must be of the same molecules, with their atoms in the same order and no bond broken.
     """
 
     rank: ClassVar[int] = 1
@@ -32,7 +32,7 @@ class FindTopology(Stage):
 
         Raises:
             FitError: there is no force field, or a structure has another topology: it is named.
-            DataError: the first structure is periodic or a single atom.
+            DataError: the first structure has no bonds, or is a crystal or a metal.
         """
         term = force_field(state)
         given = term.topology is not None
@@ -42,7 +42,7 @@ class FindTopology(Stage):
                 found = difference(structure, topology)
                 if found is not None:
                     raise FitError(
-                        f"A force field is of one molecule, {'as given' if given else 'that of the first structure'}; "
+                        f"A force field is of certain molecules, {'as given' if given else 'those of the first'}; "
                         f"of {where(structure, index)} ({what}) {found}. Fit it to structures of one topology, with "
                         "atoms in one order, or use a model that does not refer to bonds."
                     )
@@ -54,7 +54,9 @@ class FindTopology(Stage):
             first = state.train[0]
             term.set_topology(first, tuple(state.train[k] for k in range(1, min(AVERAGED, len(state.train)))))
         made = term.molecule()
-        facts = {"atoms": len(made.numbers), "bonds": len(made.bonds), "angles": len(made.angles)}
+        reached = sum(len(children) for _, children in made.tree())
+        facts = {"atoms": len(made.numbers), "molecules": len(made.numbers) - reached, "bonds": len(made.bonds)}
+        facts |= {"angles": len(made.angles)}
         facts |= {"torsions": len(made.torsions), "parameters": sum(p.numel() for p in term.parameters())}
         state.about.setdefault("fit", {})["topology"] = facts | {"kinds": sorted(set(made.kinds(term.depth)))}
         state.journal.write("topology", **facts)
