@@ -1,4 +1,4 @@
-"""Symmetric contraction. Witnesses: mace-torch 0.3.16 with random weights, einsum with whole tensors, finite differences."""
+"""Symmetric contraction. Witnesses: mace-torch 0.3.16, einsum with whole tensors, finite differences."""
 
 import copy
 from pathlib import Path
@@ -54,10 +54,9 @@ def test_values_are_those_of_mace(name):
     a = torch.from_numpy(KEPT[f"{name}/features"]).permute(2, 1, 0)
     found = torch.cat([b.permute(2, 1, 0).flatten(1) for b in module(a, (3, 1))], 1)
     np.testing.assert_allclose(found.detach().numpy(), KEPT[f"{name}/values"], atol=1e-12)
-    np.testing.assert_allclose(
-        module(a, (2, 2))[0].detach().numpy()[0, :, :2].T, KEPT[f"{name}/values"][:2, :3], atol=1e-12
-    )
-    assert np.abs(module(a, (2, 2))[0].detach().numpy()[0, :, 2] - KEPT[f"{name}/values"][2, :3]).max() > 1e-3
+    other, expected = module(a, (2, 2))[0].detach().numpy()[0].T, KEPT[f"{name}/values"][:, :3]
+    np.testing.assert_allclose(other[[0, 1, 3]], expected[[0, 1, 3]], atol=1e-12)
+    assert np.abs(other[2] - expected[2]).max() > 1e-3  # another element, other weights
 
 
 @pytest.mark.parametrize(
