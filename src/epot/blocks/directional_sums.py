@@ -12,9 +12,9 @@ addition theorem of spherical harmonics takes the two directions apart (``C_lm``
     A_j,lm = sum_k C_lm(u_k) y_l,kj,    y_l,kj = (sum_n V_ln R_ln(r_kj)) * x_kj,
     t_ji = sum_lm C_lm(u_i) A_j,lm - sum_l y_l,ij,     V_ln = (-1)^l sqrt((2l+1)/4pi) W_ln.
 
-The last sum is the term k = i (the same image of it, no other), where ``P_l(1) = 1``. With K neighbors, 7 degrees and 64
-channels that is 6300 multiplications for a message, as products of matrices, where a sum over triplets takes 64 K beside
-the 56 K and 512 K that make its filters; and nothing as large as the number of triplets is ever stored.
+The last sum is the term k = i (the same image of it, no other), where ``P_l(1) = 1``. With K neighbors, 7 degrees and
+64 channels that is 6300 multiplications for a message, as products of matrices, where a sum over triplets takes 64 K
+beside the 56 K and 512 K that make its filters; and nothing as large as the number of triplets is ever stored.
 """
 
 from __future__ import annotations

@@ -170,7 +170,8 @@ class DimeNet(Potential):
         p: int = 6,
     ) -> None:
         super().__init__()
-        least = {"cutoff": 1e-3, "n_layers": 0, "l_max": 0, "n_before_skip": 0, "n_after_skip": 0, "p": 2}
+        least = {"cutoff": 1e-3, "p": 2} | dict.fromkeys(("n_layers", "l_max", "n_output_layers"), 0)
+        least |= dict.fromkeys(("n_before_skip", "n_after_skip"), 0)
         given = {k: v for k, v in locals().items() if isinstance(v, (int, float)) and k != "self"}
         for name, value in given.items():
             if value < least.get(name, 1):
