@@ -24,6 +24,7 @@ STAGES = {
     "offsets": "FitOffsets",
     "sparse": "SelectSparse",
     "standardize": "FitStatistics",
+    "scaling": "FitScaling",
     "kernel": "FitKernel",
     "topology": "FindTopology",
     "solve": "Solve",
@@ -33,7 +34,7 @@ STAGES = {
 }
 RECIPES = {
     "solve": ("offsets", "sparse", "standardize", "kernel", "solve", "posterior", "calibrate"),
-    "descend": ("offsets", "topology", "standardize", "descend", "posterior", "calibrate"),
+    "descend": ("offsets", "topology", "standardize", "scaling", "descend", "posterior", "calibrate"),
 }
 KEYS = ("train", "valid", "model", "stages", "seed", "device", "out", "targets", "holdout", *STAGES)
 """What a configuration file may hold; a section of a stage's name changes that stage's settings."""
