@@ -100,7 +100,11 @@ def bars(label: str, unit: str, values: Mapping[str, float], overall: float | No
     figure, axes = _figure(max(3.2, 0.55 * len(values) + 1.6), 2.8)
     places = np.arange(len(values))
     axes.bar(places, list(values.values()), color=BLUE, width=0.65)
-    axes.set_xticks(places, list(values), rotation=30 if max(map(len, values)) > 4 else 0, ha="center", fontsize=8)
+    axes.set_xticks(places, list(values), fontsize=8)
+    if max(map(len, values)) > 4:  # slanted, each ending below its bar
+        axes.tick_params(axis="x", labelrotation=30)
+        for text in axes.get_xticklabels():
+            text.set(ha="right", rotation_mode="anchor")
     if overall is not None:
         axes.axhline(overall, color=ORANGE, lw=1.2, label="all")
         axes.legend(fontsize=8, frameon=False)
