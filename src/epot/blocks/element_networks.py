@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from ..errors import ConfigError
 from ..registry import nearest
 from ..typing import Float, Int, Tensor
+from . import activations, element_energies
+from .element_energies import Plan
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "silu": nn.functional.silu,
-    "gelu": nn.functional.gelu,
-    "celu": lambda x: nn.functional.celu(x, alpha=0.1),
-    "softplus": nn.functional.softplus,
-    "gaussian": lambda x: torch.exp(-x.square()),
+    **{name: made.plain for name, made in activations.ACTIVATIONS.items()},
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
     "cos": torch.cos,
@@ -86,27 +82,21 @@ class ElementNetworks(nn.Module):
         for layer in (layer for network in self.networks for layer in network):  # type: ignore[attr-defined]
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
-        self.blocks = [ws[-1] + 1 for ws in widths]
+        self.widths, self.blocks = widths, [ws[-1] + 1 for ws in widths]
 
     @property
     def size(self) -> int:
         """Length of the output."""
         return sum(self.blocks)
 
-    def forward(
-        self, x: Float[Tensor, "atoms n_in"], species: Int[Tensor, " atoms"], once: bool = False
-    ) -> Float[Tensor, "atoms size"]:
+    def forward(self, x: Float[Tensor, "atoms n_in"], species: Int[Tensor, " atoms"]) -> Float[Tensor, "atoms size"]:
         """Outputs of the last hidden layers, in the columns of each atom's element.
 
         Args:
             x: what the networks of each atom are given.
             species: position of each atom's element.
-            once: they will be differentiated once, and by ``x`` alone (``graph.first_order``).
         """
         groups = by_element(species, len(self.blocks))
-        if once and x.requires_grad and self.name in _SLOPES:
-            layers = [[(w.weight, w.bias) for w in network] for network in self.networks]  # type: ignore[attr-defined]
-            return _Once.apply(x, groups, layers, self.name)
         parts = []
         for network, rows, block in zip(
             self.networks, x.index_select(0, groups.order).split(groups.counts), self.blocks, strict=True
@@ -119,57 +109,32 @@ class ElementNetworks(nn.Module):
                 parts.append(x.new_zeros(0, block))
         return torch.block_diag(*parts).index_select(0, groups.back)
 
+    def plan(self, species: Int[Tensor, " atoms"]) -> Plan:
+        """What :meth:`energies` needs to know of the elements; atoms that keep them can keep it."""
+        return element_energies.plan(species, self.widths)
 
-class _Once(torch.autograd.Function):
-    """The hidden layers of all elements for forces alone: few operations, weights are constants."""
+    def energies(
+        self, x: Float[Tensor, "atoms n_in"], last: Float[Tensor, " size"], where: Plan, once: bool = False
+    ) -> tuple[Float[Tensor, " atoms"], Float[Tensor, "atoms size"]]:
+        """``outputs @ last`` and the outputs of :meth:`forward`, the former in fewer operations, derivatives too.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, groups: ByElement, networks: list[list[tuple[Tensor, Tensor]]], name: str
-    ) -> Tensor:
-        out = x.new_zeros(len(x), sum(len(layers[-1][1]) + 1 for layers in networks))
-        activation, row, column, kept = ACTIVATIONS[name], 0, 0, []
-        for layers, part in zip(networks, x.index_select(0, groups.order).split(groups.counts), strict=True):
-            width, inner = len(layers[-1][1]), []
-            if len(part):
-                for weight, bias in layers:
-                    z = torch.addmm(bias, part, weight.t())
-                    part = activation(z)
-                    inner.append((z, part))
-                block = out[row : row + len(part)]
-                block[:, column : column + width] = part
-                block[:, column + width] = 1.0
-            kept.append(inner)
-            row, column = row + len(part), column + width + 1
-        ctx.rest = groups, networks, kept, name
-        return out.index_select(0, groups.back)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        groups, networks, kept, name = ctx.rest
-        grad = grad.index_select(0, groups.order)
-        found, row, column = [], 0, 0
-        for layers, inner, count in zip(networks, kept, groups.counts, strict=True):
-            width = len(layers[-1][1])
-            if inner:
-                back = grad[row : row + count, column : column + width]
-                for (weight, _), (z, value) in zip(reversed(layers), reversed(inner), strict=True):
-                    back = _SLOPES[name](back, z, value).mm(weight)
-                found.append(back)
-            row, column = row + count, column + width + 1
-        return torch.cat(found).index_select(0, groups.back), None, None, None
-
-
-_SLOPES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "tanh": lambda grad, x, y: torch.ops.aten.tanh_backward(grad, y),
-    "silu": lambda grad, x, y: torch.ops.aten.silu_backward(grad, x),
-    "gelu": lambda grad, x, y: torch.ops.aten.gelu_backward(grad, x),
-    "celu": lambda grad, x, y: torch.ops.aten.elu_backward(grad, 0.1, 1.0, 10.0, False, x),
-    "softplus": lambda grad, x, y: grad * torch.sigmoid(x),
-    "gaussian": lambda grad, x, y: grad * (-2 * x * y),
-}
-"""Of an activation, times a gradient, from its argument and its value: of those that potentials usually have."""
+        Args:
+            x: what the networks of each atom are given.
+            last: weights of the readout.
+            where: :meth:`plan` of the atoms.
+            once: weights will get no gradient (``graph.first_order``).
+        """
+        if self.name not in activations.ACTIVATIONS:
+            species = torch.repeat_interleave(torch.tensor(where.counts, device=x.device)).index_select(0, where.back)
+            features = self(x, species)
+            return features @ last, features
+        weights = [
+            tensor
+            for network in self.networks._modules.values()
+            for layer in network._modules.values()  # type: ignore[union-attr]
+            for tensor in (layer._parameters["weight"], layer._parameters["bias"])  # type: ignore[union-attr]
+        ]
+        return element_energies.energies(x, last, weights, where, self.name, once)  # type: ignore[arg-type]
 
 
 class ElementCommittee(nn.Module):

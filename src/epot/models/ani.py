@@ -9,6 +9,7 @@ Theory Comput. 16, 4192 (2020), doi:10.1021/acs.jctc.0c00121). Energies of free 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -119,10 +120,11 @@ class ANI(Potential):
         rows, species = self.descriptor(graph), self.descriptor.species(graph)
         if self.standardize is not None:
             rows = self.standardize(rows, species)
-        if not self.committee:
-            features = self.networks(rows, species, graph.first_order)
-            energy, members = self.readout(features)
-            return Output(energy, members, features)
+        if isinstance(self.networks, ElementNetworks):
+            where = graph._once(f"networks {self.hidden} {self.elements}", partial(self.networks.plan, species))
+            energy, features = self.networks.energies(rows, self.readout.weight, where, graph.first_order)
+            members = self.readout(features)[1] if self.readout.n_members else None
+            return Output(energy * self.readout.scale, members, features)
         copies = rows.expand(self.n_members, *rows.shape)
         members = self.networks(copies, species) * self.scale
         return Output(members.mean(1), members, shared=Shared((rows,), (copies,)))
