@@ -71,16 +71,21 @@ def test_symmetries(kind, box):
 
 
 @kinds
-@pytest.mark.parametrize("small", [False, True], ids=["one part", "many parts"])
-def test_derivatives_written_by_hand_are_those_of_autograd(kind, small, box, monkeypatch):
-    if small:
+@pytest.mark.parametrize("parts", ["one", "one, species apart", "many"])
+def test_derivatives_written_by_hand_are_those_of_autograd(kind, parts, box, monkeypatch):
+    if parts == "one, species apart":
+        monkeypatch.setattr(soap_density, "MIXED", 0)
+    if parts == "many":
         monkeypatch.setattr(soap_density, "POINTS", 60)
         monkeypatch.setattr(soap_density, "KEPT", 100)
         monkeypatch.setattr(soap_jacobian, "NUMBERS", 100)
         monkeypatch.setattr(soap_jacobian, "LEAST", 16)
-        monkeypatch.setattr(soap_jacobian, "POINTS", 60)
+        monkeypatch.setattr(soap_jacobian, "BASIS", 60)
     soap = of(kind)
     graph = collate([build(box, soap.cutoff), build(LONE, soap.cutoff)])
+    made = soap_density.plan(graph, soap.species(graph), soap.elements)
+    assert (len(made.parts) > 1) == (parts == "many")
+    assert any(block.members is not None for block in made.parts[0].blocks) == (parts == "one")
     weights = torch.randn(soap.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = []
     for first_order in (False, True):

@@ -15,6 +15,7 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ..typing import Float, Tensor
@@ -77,21 +78,36 @@ def _pulling_matrices(l_max: int, dtype: torch.dtype, device: torch.device) -> l
 
 def solid_recursion(vectors: Float[Tensor, "3 points"], l_max: int, out: Tensor | None = None) -> Tensor:
     """All ``S_lm``, ``(components, points)``, degree by degree from the two degrees below, without autograd."""
-    x, y, z = vectors.unbind(0)
     out = vectors.new_empty(n_harmonics(l_max), vectors.shape[1]) if out is None else out
-    out[0] = 1
-    if l_max:
-        out[1], out[2], out[3] = y, z, x
     lower, factors = _recursion_tables(l_max, vectors.dtype, vectors.device)
-    rows = out.split([2 * degree + 1 for degree in range(l_max + 1)])
-    square, free = (vectors.square().sum(0), torch.empty_like(out[: 2 * l_max])) if l_max > 1 else (z, z)
-    for before, last, now, b in zip(rows, rows[1:], rows[2:], lower, strict=False):
-        torch.mul(last, z, out=now[1:-1])
-        now[2:-2].addcmul_(torch.mul(before, square, out=free[: len(before)]), b, value=-1)
-        low, high, lowest, highest = last[0], last[-1], now[0], now[-1]
-        torch.mul(y, high, out=lowest).addcmul_(x, low)
-        torch.mul(x, high, out=highest).addcmul_(y, low, value=-1)
-    return out.mul_(factors)
+    if out.device.type == "cpu":  # the same memory, but calls cost a third
+        _recursion(np, vectors.numpy(), out.numpy(), [b.numpy() for b in lower], factors.numpy())
+    else:
+        _recursion(torch, vectors, out, lower, factors)
+    return out
+
+
+def _recursion(xp: Any, vectors: Any, out: Any, lower: list[Any], factors: Any) -> None:
+    """In arrays of numpy or of torch: ``xp``."""
+    x, y, z = vectors
+    out[0] = 1
+    if len(out) > 1:
+        out[1], out[2], out[3] = y, z, x
+    square = x * x + y * y + z * z
+    free = xp.empty_like(out[: 2 * len(lower) + 1])
+    before, last = out[:1], out[1:4]
+    for degree, b in enumerate(lower, 2):
+        now, some = out[degree**2 : (degree + 1) ** 2], free[: len(before)]
+        inner, spare = now[2:-2], free[-1]
+        xp.multiply(last, z, out=now[1:-1])
+        xp.multiply(before, square, out=some)
+        some *= b
+        inner -= some
+        for end, near, far, put in ((now[0], y, x, xp.add), (now[-1], x, y, xp.subtract)):
+            xp.multiply(near, last[-1], out=end)
+            put(end, xp.multiply(far, last[0], out=spare), out=end)
+        before, last = last, now
+    out *= factors
 
 
 @lru_cache(maxsize=32)

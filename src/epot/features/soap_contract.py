@@ -11,6 +11,7 @@ from torch import nn
 from ..typing import Float, Tensor
 from .angular import n_harmonics
 from .scratch import Scratch
+from .small_products import small_products
 from .soap_layout import Layout
 
 
@@ -56,6 +57,7 @@ class Contraction(nn.Module):
         doubled = np.where((made.first == made.second) & self.triangular, 2.0, 1.0) * made.weight
         self.register_buffer("doubled", torch.from_numpy(doubled), persistent=False)
         self.scratch = Scratch()
+        self.plain = bool((made.weight == 1).all())
         self.register_buffer("weights", torch.from_numpy(np.asarray(made.weight)), persistent=False)
         matrix = None if mixing is None else torch.from_numpy(mixing)
         self.register_buffer("mixing", matrix, persistent=False)
@@ -95,10 +97,12 @@ class Contraction(nn.Module):
         everything = self.scratch.take("products", atoms, len(self.factors), self.n_channels, self.wide, like=mixed)
         for degree, f in enumerate(self.factors):
             left, right = self._sides(mixed[:, :, degree * degree : n_harmonics(degree)])
-            to = everything[:, degree]  # not the product's own out: it is slower where atoms are not side by side
-            torch.mul(torch.bmm(left, right.transpose(1, 2)).view(to.shape), f, out=to)
+            groups = (atoms, self.n_channels // left.shape[1])
+            to = everything[:, degree].unflatten(1, (groups[1], -1))
+            small_products((left * f).unflatten(0, groups), right.transpose(1, 2).unflatten(0, groups), out=to)
         # gather is several times faster than index_select along rows
-        return everything.view(atoms, -1).gather(1, self.index.expand(atoms, -1)).mul_(self.weights)
+        spectra = everything.view(atoms, -1).gather(1, self.index.expand(atoms, -1))
+        return spectra if self.plain else spectra.mul_(self.weights)
 
     def _sides(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """The factors of one degree."""

@@ -15,33 +15,34 @@ import torch
 from torch import nn
 
 from ..geometry.graph import Graph
-from ..typing import Float, Int, Tensor
+from ..typing import Bool, Float, Int, Tensor
 from .angular import n_harmonics, pull_harmonics, solid_recursion, spherical_harmonics
 from .scratch import Scratch
 from .series import ChebyshevSeries, polynomials
+from .small_products import small_products
 from .soap_dialects import Gaussians
 from .soap_fade import Fade
 from .soap_gaussians import GaussianSums
 
-POINTS = 3000
-"""Points of a part, about: two hundred rows of numbers for each stay in the cache."""
-SPARED = 400
-"""Empty slots that one species less is worth: as much time as its calls."""
-KEPT = 10 * POINTS
+POINTS = 8000
+"""Points of a part, about: two hundred rows of numbers for each stay in the large cache."""
+MIXED = 2000
+"""Points times species that one species more may cost before each species has a block of its own."""
+KEPT = 30_000
 """Points of a graph whose basis functions are kept for the backward pass (1.3 kB each) rather than made again."""
 
 
 class Block(NamedTuple):
     """Neighbors of one species: points ``start`` to ``stop`` of a part, ``width`` for each atom.
 
-    Or of ``count`` species, from ``species`` on: ``width`` for each atom and, in it, for each of them.
+    Or of all species together where ``members`` says which point is of which, ``(species, points)``.
     """
 
     species: int
     start: int
     stop: int
     width: int
-    count: int = 1
+    members: Bool[Tensor, "species points"] | None = None
 
 
 class Part(NamedTuple):
@@ -72,17 +73,17 @@ def plan(graph: Graph, species: Int[Tensor, " atoms"], elements: tuple[int, ...]
 
     Args:
         points: to a part, about; then each species has a block of its own. With 0 there are :data:`POINTS` to a part,
-            and all species share a block where that leaves few slots empty.
+            and in small graphs of several species one block.
     """
-    return graph._once(
-        f"points{points}{elements}", lambda: _plan(graph, species, len(elements), points or POINTS, not points)
-    )
+    return graph._once(f"points{points}{elements}", lambda: _plan(graph, species, len(elements), points))
 
 
-def _plan(graph: Graph, species: Tensor, n_species: int, most: int, may_share: bool) -> Plan:
-    n, pairs = graph.n_atoms, graph.n_pairs
+def _plan(graph: Graph, species: Tensor, n_species: int, wanted: int) -> Plan:
+    n, pairs, most = graph.n_atoms, graph.n_pairs, wanted or POINTS
     size = max(min(n, most * n // max(pairs, 1)), 1)
     count = max(-(-n // size), 1)
+    if not wanted and count == 1 < n_species and pairs and graph.padded().numel() * n_species < MIXED * (n_species - 1):
+        return _mixed(graph, species, n_species)
     i, j = graph.pairs
     part = torch.div(i, size, rounding_mode="floor") if count > 1 else torch.zeros_like(i)
     row = part * n_species + species.index_select(0, j) if n_species > 1 else part
@@ -90,15 +91,8 @@ def _plan(graph: Graph, species: Tensor, n_species: int, most: int, may_share: b
     key = row * size + local
     found = torch.bincount(key, minlength=count * n_species * size)
     widths = found.view(count, n_species, size).amax(2)
-    listed = widths.tolist()
     parts, starts, total = [], [], 0
-    widest = max(listed[0])
-    spared = widest > 0 and n * (n_species * widest - sum(listed[0])) < SPARED * (n_species - 1)
-    share = may_share and count == 1 and spared
-    if share:
-        total = n * n_species * widest
-        parts, listed = [Part(0, n, 0, total, [Block(0, 0, total, widest, n_species)])], []
-    for k, wide in enumerate(listed):
+    for k, wide in enumerate(widths.tolist()):
         first, begin, blocks = k * size, total, []
         atoms = min(size, n - first)
         for s, width in enumerate(wide):
@@ -110,15 +104,23 @@ def _plan(graph: Graph, species: Tensor, n_species: int, most: int, may_share: b
     order = torch.argsort(key, stable=True) if n_species > 1 else torch.arange(pairs, device=i.device)
     begins = found.cumsum(0) - found
     rank = torch.arange(pairs, device=i.device) - begins.index_select(0, key.index_select(0, order))
-    if share:
-        offset = (i * n_species + row) * widest
-    else:
-        offset = torch.tensor(starts, device=i.device).index_select(0, row)
-        offset += local * widths.flatten().index_select(0, row)
+    offset = torch.tensor(starts, device=i.device).index_select(0, row)
+    offset += local * widths.flatten().index_select(0, row)
     points = offset.index_add_(0, order, rank)
     slots = torch.full((total,), pairs, device=i.device)
     slots[points] = torch.arange(pairs, device=i.device)
     return Plan(slots, points, parts)
+
+
+def _mixed(graph: Graph, species: Tensor, n_species: int) -> Plan:
+    """One part and one block: fewer calls, for more arithmetic with zeros."""
+    padded = graph.padded()
+    slots = padded.flatten()
+    senders = torch.cat([species.index_select(0, graph.pairs[1]), species.new_full((1,), -1)])
+    members = senders.index_select(0, slots) == torch.arange(n_species, device=slots.device)[:, None]
+    block = Block(0, 0, len(slots), padded.shape[1], members)
+    points = (slots < graph.n_pairs).nonzero()[:, 0]
+    return Plan(slots, points, [Part(0, graph.n_atoms, 0, len(slots), [block])])
 
 
 class Points(NamedTuple):
@@ -192,32 +194,40 @@ class Density(nn.Module):
         """One more vector, for empty slots: of the length at which nothing counts any more."""
         return torch.cat([vectors, vectors.new_tensor([[self.reach, 0.0, 0.0]])])
 
-    def _sums(self, part: Part, radial: Tensor, angular: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Degree, first species of a block and its sums over neighbors, ``(atoms, count * n_max, 2l + 1)``."""
+    def _rows(self, block: Block, radial: Tensor) -> Float[Tensor, "degrees rows atoms width"]:
+        """Radial functions at the points of a block, a row for each of its channels."""
+        here = radial[:, block.start : block.stop].unflatten(0, (-1, self.n_max))
+        if block.members is not None:
+            here = (here[:, None] * block.members[:, None].to(here.dtype)).flatten(1, 2)
+        return here.unflatten(2, (-1, block.width))
+
+    def _factors(self, block: Block, radial: Tensor, angular: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """For each degree its components and the matrices ``Y`` and ``R`` of every atom: sums are ``Y R``."""
+        radii = self._rows(block, radial).permute(0, 2, 3, 1)
+        angles = angular[:, block.start : block.stop].unflatten(1, (-1, block.width)).transpose(0, 1)
         widths = [2 * degree + 1 for degree in range(self.l_max + 1)]
-        for degree, (r, y) in enumerate(zip(radial.split(self.n_max), angular.split(widths), strict=True)):
-            for species, start, stop, width, count in part.blocks:
-                of_r = r[:, start:stop].view(self.n_max, -1, width).transpose(0, 1)
-                of_y = y[:, start:stop].view(len(y), -1, width).permute(1, 2, 0)
-                yield degree, species, torch.bmm(of_r, of_y).view(-1, count * self.n_max, len(y))
+        for degree, (y, r) in enumerate(zip(angles.split(widths, 1), radii.unbind(0), strict=True)):
+            yield slice(degree * degree, n_harmonics(degree)), y, r
 
     def _joined(self, part: Part, radial: Tensor, angular: Tensor) -> Tensor:
         """Coefficients of the atoms of a part, with a history, ``(atoms, channels, components)``."""
-        found = {(degree, species): c for degree, species, c in self._sums(part, radial, angular)}
-        out = []
-        species = range(1 if any(block.count > 1 for block in part.blocks) else len(self.elements))
-        for degree in range(self.l_max + 1):
-            empty = radial.new_zeros(part.last - part.first, self.n_max, 2 * degree + 1)
-            out.append(torch.cat([found.get((degree, s), empty) for s in species], 1))
-        return torch.cat(out, 2)
+        found = {
+            block.species: torch.cat([torch.bmm(y, r) for _, y, r in self._factors(block, radial, angular)], 1)
+            for block in part.blocks
+        }
+        if any(block.members is not None for block in part.blocks):
+            return found[0].transpose(1, 2)
+        empty = radial.new_zeros(part.last - part.first, len(angular), self.n_max)
+        return torch.cat([found.get(s, empty) for s in range(len(self.elements))], 2).transpose(1, 2)
 
     def values(self, vectors: Tensor, made: Plan, species: Tensor, slopes: bool = False) -> Tensor:
         """Coefficients without a history; with ``slopes`` the basis functions of small graphs stay in the scratch."""
         padded, keep = self.padded(vectors.detach()), slopes and len(made.slots) <= KEPT
         self.scratch.mark = None
-        absent = any(sum(block.count for block in part.blocks) < len(self.elements) for part in made.parts)
+        blocks = [part.blocks for part in made.parts]
+        absent = any(len(some) < len(self.elements) and not (some and some[0].members is not None) for some in blocks)
         make = padded.new_zeros if absent else padded.new_empty
-        out = make(len(species), self.center.shape[1], n_harmonics(self.l_max))
+        out = make(len(species), n_harmonics(self.l_max), self.center.shape[1])
         for k, part in enumerate(made.parts):
             v = padded.index_select(0, made.slots[part.start : part.stop])
             if self.sums is not None and not slopes:
@@ -228,11 +238,12 @@ class Density(nn.Module):
                 torch.mul(at.angular, self.fade(at.distances), out=angular)
                 radial = at.series[0]
             here = out[part.first : part.last]
-            for degree, s, c in self._sums(part, radial, angular):
-                first = s * self.n_max
-                here[:, first : first + c.shape[1], degree * degree : n_harmonics(degree)] = c
-        out[:, :, 0] += self.center.index_select(0, species)
-        return out
+            for block in part.blocks:
+                first = block.species * self.n_max
+                for to, y, r in self._factors(block, radial, angular):
+                    small_products(y, r, out=here[:, to, first : first + r.shape[2]])
+        out[:, 0] += self.center.index_select(0, species)
+        return out.transpose(1, 2)
 
     def _basis(self, vectors: Float[Tensor, "points 3"], number: int, slopes: bool) -> Points:
         """Basis functions at some points, in the scratch under a number."""
@@ -267,16 +278,14 @@ class Density(nn.Module):
         ``fc sum_m (h_m Y_m u + g_m dY_m/dr) + fc' sum_m g_m Y_m u``.
         """
         pulled = self.scratch.take("pulled", 2, *at.angular.shape, like=grads)
-        for degree in range(self.l_max + 1):
-            rows = slice(degree * self.n_max, (degree + 1) * self.n_max)
-            to = slice(degree * degree, n_harmonics(degree))
-            for species, start, stop, width, count in part.blocks:
-                g = grads[:, species * self.n_max : (species + count) * self.n_max, to]
-                g = g.reshape(-1, self.n_max, g.shape[2]).transpose(1, 2)
-                for k in range(2):
-                    of_r = at.series[k, rows, start:stop].view(self.n_max, -1, width).transpose(0, 1)
-                    of_y = pulled[k, to, start:stop].view(2 * degree + 1, -1, width)
-                    of_y.copy_(torch.bmm(g, of_r).transpose(0, 1))
+        for block in part.blocks:
+            for k in range(2):
+                radii, first = self._rows(block, at.series[k]), block.species * self.n_max
+                here = grads[:, first : first + radii.shape[1]].transpose(1, 2)
+                to = pulled[k, :, block.start : block.stop].view(-1, len(grads), block.width)
+                for degree, of_r in enumerate(radii.transpose(1, 2).unbind(0)):
+                    components = slice(degree * degree, n_harmonics(degree))
+                    small_products(here[:, components], of_r, out=to[components].transpose(0, 1))
         across = pull_harmonics(at.angular, pulled[0], self.l_max)
         across.addcmul_(at.units, (at.units * across).sum(0), value=-1).div_(at.distances)
         fade, steep = self.fade.with_slope(at.distances)

@@ -8,6 +8,7 @@ The codes share ``c_nlm = <R_n Y_lm | rho>`` and ``p ~ sum_m c c'`` (Bartok, Kon
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from scipy.special import erf, gamma, ive
 from ..errors import ConfigError
 
 
-class Gaussians(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Gaussians:
     """Radial integrals in closed form: ``r^l sum_k mix_lnk exp(-rate_lk r^2)``.
 
     Attributes:
@@ -121,7 +123,7 @@ def dscribe(basis: Basis) -> Dialect:
         ConfigError: the basis is linearly dependent in double precision.
     """
     reach = basis.cutoff + basis.sigma * np.sqrt(2 * np.log(1000))
-    radial = {"gto": _dscribe_gto, "polynomial": _dscribe_polynomial}[basis.name](basis)
+    radial = _dscribe_gto(basis) if basis.name == "gto" else _dscribe_polynomial(basis)
     factors = np.pi * np.sqrt(8 / (2 * np.arange(basis.l_max + 1) + 1))
     return Dialect(radial, _at_zero(radial), factors, reach, smooth=False)
 

@@ -11,12 +11,14 @@ from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .angular import harmonics_with_gradients, n_harmonics
 from .soap_contract import Contraction
-from .soap_density import POINTS, Density, plan
+from .soap_density import Density, plan
 
 NUMBERS = 2**19
 """Numbers of rows that are made at a time: they should stay in the cache until they are copied to their places."""
 LEAST = 96
 """Points that are taken together at least: with long rows and few points calls cost more than memory."""
+BASIS = 3000
+"""Points that basis functions are made for at a time, about."""
 
 
 class _Changes(NamedTuple):
@@ -81,7 +83,7 @@ def soap_jacobian(
         if start == stop:
             continue
         if part.stop > known:  # basis functions of this part and some more
-            begin, known = part.start, max(p.stop for p in made.parts if p.stop <= max(part.stop, part.start + POINTS))
+            begin, known = part.start, max(p.stop for p in made.parts if p.stop <= max(part.stop, part.start + BASIS))
             basis = _basis(density, vectors.index_select(0, made.slots[begin:known]))
         rows = contract.scratch.take("rows", part.stop - part.start, 3, size, like=spectra)
         atoms = slice(part.first, part.last)

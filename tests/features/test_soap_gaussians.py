@@ -1,0 +1,82 @@
+"""DScribe's radial integrals in closed form, and the fast ways of small products and harmonics.
+
+Witnesses: the Chebyshev series of the same functions, which is what derivatives are made of; torch's own products.
+(DScribe's numbers are the witness of both: test_soap_dialects.)
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from epot.data.structure import Structure
+from epot.features import angular, soap_density
+from epot.features.descriptors.soap import Soap
+from epot.features.small_products import small_products
+from epot.geometry.graph import build
+
+SMALL = {"cutoff": 3.0, "n_max": 5, "l_max": 4, "sigma": 0.4, "dialect": "dscribe"}
+KINDS = [
+    {},
+    {"cutoff_width": 0.7},
+    {"weighting": {"function": "pow", "c": 1.0, "d": 2.0, "m": 3.0, "r0": 2.0}},
+    {"l_max": 0, "n_max": 1},
+    {"l_max": 1, "n_max": 2},
+    {"basis": "polynomial"},
+]
+
+
+@pytest.fixture
+def box():
+    rng = np.random.default_rng(5)
+    return Structure(rng.permutation([1, 1, 1, 6, 8]), rng.normal(size=(5, 3)) * 1.5, np.eye(3) * 4.1 + 0.3, True)
+
+
+def with_slopes(soap, graph):
+    """Through the series, which has derivatives."""
+    made = soap_density.plan(graph, soap.species(graph), soap.elements)
+    return soap.density.values(graph.vectors(), made, soap.species(graph), slopes=True)
+
+
+@pytest.mark.parametrize("mixed", [0, 10**6], ids=["species apart", "species together"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_closed_form_is_the_series(kind, mixed, box, monkeypatch):
+    monkeypatch.setattr(soap_density, "MIXED", mixed)
+    soap = Soap((1, 6, 8), **(SMALL | kind))
+    assert (soap.density.sums is not None) == (kind.get("basis") != "polynomial")
+    graph = build(box, soap.cutoff)
+    found, expected = soap.coefficients(graph), with_slopes(soap, graph)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, atol=2e-13 * float(expected.abs().max()), rtol=0)
+
+
+def test_neighbors_beyond_the_reach_do_not_count(box):
+    soap = Soap((1, 6, 8), **SMALL)
+    near, far = build(box, soap.cutoff), build(box, soap.cutoff + 1.5)
+    assert far.n_pairs > near.n_pairs
+    expected = soap.coefficients(near)
+    torch.testing.assert_close(soap.coefficients(far), expected, atol=1e-13, rtol=0)
+    soap.density.sums.reach = math.inf
+    assert (soap.coefficients(far) - expected).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_products_go_where_they_are_told(dtype):
+    generator = torch.Generator().manual_seed(1)
+    left = torch.randn(4, 6, 3, dtype=dtype, generator=generator).transpose(0, 1)
+    right = torch.randn(6, 5, 3, dtype=dtype, generator=generator).transpose(1, 2)
+    out = torch.zeros(6, 9, 7, dtype=dtype)
+    small_products(left, right, out=out[:, 2:6, 1:6])
+    torch.testing.assert_close(out[:, 2:6, 1:6], torch.bmm(left, right))
+    assert float(out[:, :2].abs().sum() + out[:, 6:].abs().sum()) == 0
+
+
+@pytest.mark.parametrize("l_max", [0, 1, 2, 7])
+def test_recursion_is_the_same_in_numpy_and_in_torch(l_max):
+    vectors = torch.randn(3, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = torch.empty(angular.n_harmonics(l_max), 11, dtype=torch.float64)
+    angular._recursion(torch, vectors, found, *angular._recursion_tables(l_max, vectors.dtype, vectors.device))
+    expected = angular.solid_recursion(vectors, l_max)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=1e-13)
+    assert l_max == 0 or (angular.solid_recursion(vectors * 1.01, l_max) - expected).abs().max() > 1e-4
