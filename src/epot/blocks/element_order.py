@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,8 @@ class Sites(NamedTuple):
         kinds: rows (of the embedding) of the elements that are there, ascending.
         species: which of ``kinds`` each place has, ascending.
         counts: how many places each element that the potential knows has.
+        neighbors: pairs in each row of the layout.
+        made: what is derived from all this, once.
     """
 
     layout: Layout
@@ -31,6 +33,8 @@ class Sites(NamedTuple):
     kinds: Int[Tensor, " present"]
     species: Int[Tensor, " atoms"]
     counts: tuple[int, ...]
+    neighbors: Int[Tensor, " atoms"]
+    made: dict[str, Any]
 
     @property
     def present(self) -> list[int]:
@@ -63,4 +67,7 @@ def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
     )
     back = torch.arange(old.senders.shape[0], device=order.device)
     back[old.place] = old.place.index_select(0, graph.reverse_pairs())
-    return Sites(layout, back, order, place, kinds, species.index_select(0, order), tuple(counts.tolist()))
+    pointers = graph.row_pointers()
+    neighbors = (pointers[1:] - pointers[:-1]).index_select(0, old.rows)
+    sorted_species = species.index_select(0, order)
+    return Sites(layout, back, order, place, kinds, sorted_species, tuple(counts.tolist()), neighbors, {})

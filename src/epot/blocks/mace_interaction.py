@@ -17,37 +17,22 @@ What is normalized by, and how the features of before are carried on, is the kin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import nn
 
 from ..typing import Float, Tensor
-from .channels import mixed, mixed_by_element, spread
+from .channels import mixed_by_element, spread
 from .element_order import Sites
 from .equivariant_messages import Paths, equivariant_messages
+from .kept import Kept
+from .mace_geometry import Seen, Surroundings
 from .neighbor_products import outer
 from .radial_network import RadialNetwork, unit_normal
+from .spline_messages import spline_messages
 
 Kind = Literal["agnostic", "residual", "density", "density_residual", "nonlinear"]
-
-
-class Surroundings(NamedTuple):
-    """The geometry of all layers.
-
-    Attributes:
-        sites: where pairs lie, atoms sorted by element.
-        radial: radial functions, times the cutoff function where the network sees that.
-        fade: the cutoff function of each slot, where the network does not see it; else None.
-        harmonics: of the directions from sender to receiver.
-        elements: which of the elements that are there each sender is, ``(slots, elements)``, ones and zeros.
-    """
-
-    sites: Sites
-    radial: Float[Tensor, "slots functions"]
-    fade: Float[Tensor, "slots 1"] | None
-    harmonics: Float[Tensor, "slots harmonics"]
-    elements: Float[Tensor, "slots elements"]
 
 
 class Interaction(nn.Module):
@@ -89,55 +74,90 @@ class Interaction(nn.Module):
         degrees = min(l_in, l_out) + 1 if residual else l_harmonic + 1
         self.skip = unit_normal(degrees, n_elements, n_channels, n_channels, fan_in=n_channels * n_elements)
         if kind.startswith("density"):
-            self.density = unit_normal(radial[0], 1)
+            self.dense = unit_normal(radial[0], 1)
         self.register_buffer("mean_neighbors", torch.ones((), dtype=torch.float64))
+        self._kept = Kept()
 
     def forward(
         self, h: Float[Tensor, "components channels atoms"], around: Surroundings
     ) -> tuple[Tensor, Tensor | None]:
         """A ``(harmonics, channels, atoms)`` and what is added after the product, ``(components, channels, atoms)``."""
-        hidden = self.hidden(around)
-        a = (self._from_elements if self.first else self._from_tensors)(h, hidden, around)
-        a = self._normalized(a, around)
+        a = torch.cat(self.sums(h, around)) / self._norm(around)
         skip, counts = self.skip.index_select(1, around.sites.kinds), around.sites.present
         if self.kind in ("agnostic", "density"):
             return mixed_by_element(a, skip, counts), None
         return a, mixed_by_element(h[: skip.shape[0] ** 2], skip, counts)
 
-    def hidden(self, around: Surroundings) -> Float[Tensor, "slots K"]:
-        """H of every slot."""
-        hidden = self.network(around.radial)
-        return hidden if around.fade is None else hidden * around.fade
+    def hidden(self, seen: Seen) -> Float[Tensor, "distances K"]:
+        """H."""
+        hidden = self.network(seen.radial)
+        return hidden if seen.fade is None else hidden * seen.fade
 
-    def _from_tensors(self, h: Tensor, hidden: Tensor, around: Surroundings) -> Tensor:
+    def combined(self) -> Float[Tensor, "K paths_channels"]:
+        """W."""
+        return self.weight
+
+    def density(self, seen: Seen) -> Float[Tensor, "distances 1"]:
+        """A neighbor's share of the density that A is divided by."""
+        share = torch.tanh((seen.radial @ self.dense).square())
+        return share if seen.fade is None else share * seen.fade
+
+    def sums(self, h: Tensor, around: Surroundings) -> list[Float[Tensor, "result channels atoms"]]:
+        """Sums over neighbors of each degree, channels mixed."""
+        if self.first and not around.compiled:
+            return self._from_elements(h, around)
         lifted = torch.bmm(h.transpose(1, 2), spread(self.up, h.shape[0]))  # components, atoms, edge channels
         sent = lifted.transpose(0, 1).flatten(1)
-        sums = equivariant_messages(sent, hidden, self.weight, around.harmonics, around.sites, self.paths)
-        found = self.paths.coupled(sums, self.n_edge)
-        return torch.cat([torch.matmul(w.T, x.permute(1, 2, 0)) for w, x in zip(self.mix, found, strict=True)])
+        if around.compiled:
+            table, knots = self._table(around), around.knots
+            found = spline_messages(sent, table, around.distances, around.harmonics, around.sites, self.paths, knots)
+        else:
+            hidden = self.hidden(around.pairs)
+            found = equivariant_messages(sent, hidden, self.combined(), around.harmonics, around.sites, self.paths)
+        found = self.paths.coupled(found, self.n_edge)
+        return [torch.matmul(w.T, x.permute(1, 2, 0)) for w, x in zip(self.mix, found, strict=True)]
 
-    def _from_elements(self, h: Tensor, hidden: Tensor, around: Surroundings) -> Tensor:
+    def _table(self, around: Surroundings) -> Float[Tensor, "rows paths_channels"]:
+        """Coefficients of the splines of all radial weights."""
+
+        def make() -> Tensor:
+            hidden = self.hidden(around.nodes).unflatten(0, (around.knots.n_kinds, -1))
+            return torch.matmul(around.knots.grid.solve, hidden).flatten(0, 1) @ self.combined()
+
+        if not around.once:
+            return make()
+        key = tuple(around.sites.kinds.tolist()) if around.by_elements else ()
+        return self._kept.of(self, make, key)
+
+    def _from_elements(self, h: Tensor, around: Surroundings) -> list[Tensor]:
         """The first layer: a sender's scalars are those of its element, so sums over neighbors come first.
 
         ``D_i[lm, Z, k] = sum_{j of Z} Y_ij[lm] H_ij[k]``, then one matrix product for each degree, with everything
         that is linear in it: the element's features, W and the mixing of channels.
         """
-        sites = around.sites
+        sites, degrees = around.sites, len(self.mix)
         first = torch.tensor([0, *sites.present[:-1]], device=h.device).cumsum(0)
         scalars = h[0].index_select(1, first).T @ self.up[0]  # elements, edge channels
         arms = (around.harmonics.unsqueeze(-1) * around.elements.unsqueeze(-2)).flatten(1)
-        sums = outer(arms, hidden, sites.layout).view(h.shape[2], around.harmonics.shape[1], -1)
-        k, degrees = hidden.shape[1], len(self.mix)
-        weight = self.weight.view(k, degrees, self.n_edge).transpose(0, 1)
-        factors = [self.paths.coefficients(own[0], hidden)[0, 0] for own in self.paths.by_result]
-        folded = scalars[None, :, None] * (weight * torch.stack(factors)[:, None, None])[:, None]
-        folded = torch.bmm(folded.flatten(1, 2), torch.stack(list(self.mix)))  # degrees, (elements, k), channels
-        return torch.bmm(spread(folded, sums.shape[1]).transpose(1, 2), sums.permute(1, 2, 0))
+        sums = outer(arms, self.hidden(around.pairs), sites.layout)
+        sums = sums.view(h.shape[2], around.harmonics.shape[1], -1).permute(1, 2, 0)
+        weights = self.combined().view(-1, degrees, self.n_edge).unbind(1)
+        made = []
+        for own, weight, mix, d in zip(
+            self.paths.by_result, weights, self.mix, sums.split([2 * n + 1 for n in range(degrees)]), strict=True
+        ):
+            factor = self.paths.coefficients(own[0], weight)[0, 0]
+            folded = (factor * scalars.unsqueeze(1) * weight).flatten(0, 1) @ mix  # (elements, k), channels
+            made.append(torch.matmul(folded.T, d))
+        return made
 
-    def _normalized(self, a: Tensor, around: Surroundings) -> Tensor:
+    def _norm(self, around: Surroundings) -> Tensor:
+        """What A is divided by."""
         if not self.kind.startswith("density"):
-            return a / self.mean_neighbors.to(a)
-        share = torch.tanh((around.radial @ self.density).square())
-        share = share if around.fade is None else share * around.fade
-        receivers = around.sites.layout.receivers
-        return a / (1 + share.new_zeros(a.shape[2]).index_add(0, receivers, share.squeeze(-1)))
+            return self.mean_neighbors.to(around.distances)
+        return 1 + over_neighbors(self.density(around.pairs), around.sites)
+
+
+def over_neighbors(shares: Float[Tensor, "slots 1"], sites: Sites) -> Float[Tensor, " atoms"]:
+    """Sums over the slots of each atom."""
+    return shares.new_zeros(sites.order.shape[0]).index_add(0, sites.layout.receivers, shares.squeeze(-1))

@@ -16,7 +16,6 @@ import torch
 from ase.data import covalent_radii
 from torch import nn
 
-from ..features.cutoff import polynomial_cutoff
 from ..features.radial import radial_basis
 from ..typing import Float, Int, Tensor
 
@@ -31,7 +30,7 @@ AGNESI = {"q": 0.9183, "p": 4.5791, "a": 1.0805}
 
 
 def scaled_silu(x: Tensor) -> Tensor:
-    """silu times :data:`SILU_GAIN`: the mean square stays 1."""
+    """Silu times :data:`SILU_GAIN`: the mean square stays 1."""
     return nn.functional.silu(x) * SILU_GAIN
 
 
@@ -71,9 +70,17 @@ class RadialBasis(nn.Module):
         if self.transform is not None and numbers is not None:
             a, b = self.radii.to(x).index_select(0, numbers[0]), self.radii.to(x).index_select(0, numbers[1])
             x = self._agnesi(x, (a + b) / 2) if self.transform == "agnesi" else self._soft(x, a + b)
-        fade = polynomial_cutoff(distances, self.cutoff, self.power).unsqueeze(-1)
+        fade = self._fade(distances).unsqueeze(-1)
         values = radial_basis(self.kind, x, self.cutoff, self.n)
         return values * math.sqrt(2 / self.cutoff) if self.kind == "bessel" else values, fade
+
+    def _fade(self, r: Tensor) -> Tensor:
+        """The polynomial cutoff function (:func:`epot.features.cutoff.polynomial_cutoff`), not stopped at the cutoff.
+
+        No pair is farther; nodes of splines are, and there the polynomial that goes on is smooth.
+        """
+        p, x = self.power, r / self.cutoff
+        return 1 + x**p * (-(p + 1) * (p + 2) / 2 + x * (p * (p + 2) - x * (p * (p + 1) / 2)))
 
     def _agnesi(self, r: Tensor, r0: Tensor) -> Tensor:
         """``1 / (1 + a x^q / (1 + x^(q - p)))``, x = r / r0."""

@@ -1,0 +1,46 @@
+"""What is made of parameters and does not change while they do not: kept between calls, for molecular dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..typing import Tensor
+
+Made = TypeVar("Made")
+
+
+class Kept:
+    """Results by key, each with the state of the tensors that it was made of.
+
+    Not a buffer and not a parameter: it goes into no file and into no copy. It belongs to an :class:`nn.Module` as an
+    ordinary attribute.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Hashable, tuple[list[tuple[Any, ...]], Any]] = {}
+
+    def of(self, module: nn.Module, make: Callable[[], Made], key: Hashable = None) -> Made:
+        """``make()``, without history, or what it gave when the module's parameters and buffers were the same."""
+        return self.by([*module.parameters(), *module.buffers()], make, key)
+
+    def by(self, tensors: Iterable[Tensor], make: Callable[[], Made], key: Hashable = None) -> Made:
+        """``make()``, without history, or what it gave when these tensors were the same."""
+        listed = list(tensors)
+        if any(t.is_inference() for t in listed):  # these do not count their changes
+            return make()
+        now = [(t.data_ptr(), t._version, t.dtype, t.device) for t in listed]
+        held = self._held.get(key)
+        if held is None or held[0] != now:
+            with torch.no_grad(), torch.inference_mode(False):
+                held = self._held[key] = (now, make())
+        return held[1]
+
+    def __deepcopy__(self, memo: object) -> Kept:
+        return Kept()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Kept, ()

@@ -1,0 +1,120 @@
+"""The geometry as MACE's layers see it: where pairs lie, harmonics, and radial functions at pairs or at nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+from ..typing import Float, Int, Tensor
+from .element_order import Sites
+from .filter_tables import grid, intervals
+from .radial_network import RadialBasis
+from .spline_messages import Knots, available
+
+
+class Seen(NamedTuple):
+    """What a radial network sees of some distances.
+
+    Attributes:
+        radial: radial functions, times the cutoff function where the network sees that.
+        fade: the cutoff function, where the network does not see it; else None.
+        source, target: rows of the sender's and the receiver's element.
+    """
+
+    radial: Float[Tensor, "distances functions"]
+    fade: Float[Tensor, "distances 1"] | None
+    source: Int[Tensor, " distances"]
+    target: Int[Tensor, " distances"]
+
+
+class Surroundings:
+    """The geometry of all layers.
+
+    Args:
+        sites: where pairs lie, atoms sorted by element.
+        distances: Å, of each slot.
+        harmonics: of the directions from sender to receiver.
+        basis: radial functions.
+        numbers: atomic numbers of the elements that the potential knows.
+        cutoff_on_radial: the radial network sees the cutoff function.
+        by_elements: radial weights depend on the elements of a pair.
+        once: only derivatives by the geometry are wanted, and once.
+    """
+
+    def __init__(
+        self,
+        sites: Sites,
+        distances: Float[Tensor, " slots"],
+        harmonics: Float[Tensor, "slots harmonics"],
+        basis: RadialBasis,
+        numbers: Sequence[int],
+        cutoff_on_radial: bool,
+        by_elements: bool,
+        once: bool,
+    ) -> None:
+        self.sites, self.distances, self.harmonics, self.once = sites, distances, harmonics, once
+        self.basis, self.numbers, self.cutoff_on_radial = basis, numbers, cutoff_on_radial
+        self.by_elements = by_elements or basis.transform is not None
+
+    @cached_property
+    def compiled(self) -> bool:
+        """Whether messages are those of compiled kernels."""
+        degree = int(self.harmonics.shape[1] ** 0.5) - 1
+        return available(self.distances.device, self.distances.dtype, degree)
+
+    @cached_property
+    def species(self) -> tuple[Int[Tensor, " slots"], Int[Tensor, " slots"]]:
+        """Which of the elements that are there the sender and the receiver of each slot are."""
+        made, layout = self.sites.made, self.sites.layout
+        if "ends" not in made:
+            made["ends"] = tuple(self.sites.species.index_select(0, k) for k in (layout.senders, layout.receivers))
+        return made["ends"]
+
+    @cached_property
+    def elements(self) -> Float[Tensor, "slots present"]:
+        """Which of the elements that are there each sender is: ones and zeros."""
+        return torch.nn.functional.one_hot(self.species[0], len(self.sites.kinds)).to(self.distances)
+
+    @cached_property
+    def pairs(self) -> Seen:
+        """Radial functions of every slot."""
+        source, target = (self.sites.kinds.index_select(0, s) for s in self.species)
+        return self._seen(self.distances, source, target)
+
+    @cached_property
+    def knots(self) -> Knots:
+        """Where splines of the distance are asked for."""
+        basis, like = self.basis, self.distances
+        on = grid(basis.cutoff, intervals(basis.kind, basis.n, like.dtype), like.dtype, like.device)
+        if not self.by_elements:
+            return Knots(on)
+        n = len(self.sites.kinds)
+        if "kinds" not in self.sites.made:
+            self.sites.made["kinds"] = self.species[0] * n + self.species[1]
+        return Knots(on, self.sites.made["kinds"], n * n)
+
+    @cached_property
+    def nodes(self) -> Seen:
+        """Radial functions at the nodes of the splines, for one kind of pair after the other."""
+        knots, kinds = self.knots, self.sites.kinds
+        # next to zero, where some of them would divide by it
+        points = knots.grid.points
+        points = torch.where(points.abs() < 1e-5, 1e-5, points)
+        if knots.kinds is None:
+            one = kinds.new_zeros(len(points))
+            return self._seen(points, one, one)
+        pairs = torch.cartesian_prod(kinds, kinds).view(-1, 2).repeat_interleave(len(points), 0)
+        return self._seen(points.abs().repeat(knots.n_kinds), *pairs.unbind(1))
+
+    def _seen(self, distances: Tensor, source: Tensor, target: Tensor) -> Seen:
+        numbers = None
+        if self.basis.transform is not None:
+            table = torch.tensor(self.numbers, device=source.device)
+            numbers = torch.stack([table.index_select(0, k) for k in (source, target)])
+        radial, fade = self.basis(distances, numbers)
+        return (
+            Seen(radial * fade, None, source, target) if self.cutoff_on_radial else Seen(radial, fade, source, target)
+        )
