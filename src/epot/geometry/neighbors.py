@@ -1,4 +1,4 @@
-"""Neighbor pairs of one structure: the only place that knows which library finds them (vesin)."""
+"""Neighbor pairs of one structure: the only place that knows which library finds them (vesin; none for molecules)."""
 
 import numpy as np
 from vesin import NeighborList
@@ -7,6 +7,7 @@ from ..data.structure import Structure
 from ..errors import ConfigError, DataError
 
 CLOSEST = 1e-3  # Å: atoms nearer than this are at one place
+FEW = 64  # atoms of an open structure: up to so many, all distances at once are faster than a search
 
 
 def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -45,6 +46,8 @@ def neighbor_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, np.
     pbc = structure.pbc
     if n == 0 or cutoff == 0 or (n == 1 and not pbc.any()):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.int32)
+    if n <= FEW and not pbc.any():
+        return _all_distances(structure, cutoff)
     cell = complete_cell(structure.cell, pbc)
     lengths = np.linalg.norm(cell, axis=1)
     if abs(np.linalg.det(cell)) < 1e-8 * lengths.prod():
@@ -55,15 +58,32 @@ def neighbor_pairs(structure: Structure, cutoff: float) -> tuple[np.ndarray, np.
     )
     i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.int32)
     if len(distance) and distance.min() < CLOSEST:
-        k = int(distance.argmin())
-        raise DataError(
-            f"Atoms {i[k]} and {j[k]} are at one place (distance {distance[k]:.1e} Å){_where(structure)}: "
-            "remove one, or look at how the file was made."
-        )
+        _refuse(i, j, distance, structure)
     if len(i) and (np.diff(i) < 0).any():
         order = np.argsort(i, kind="stable")
         i, j, shift = i[order], j[order], shift[order]
     return i, j, shift
+
+
+def _all_distances(structure: Structure, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of an open structure, in the order (i, j)."""
+    n, x = len(structure), structure.positions
+    apart = x[:, None] - x
+    square = np.einsum("ija,ija->ij", apart, apart).ravel()
+    square[:: n + 1] = np.inf  # no atom with itself
+    found = (square < cutoff * cutoff).nonzero()[0]
+    i, j = np.divmod(found, n)
+    if len(found) and square.min() < CLOSEST**2:
+        _refuse(i, j, np.sqrt(square[found]), structure)
+    return i, j, np.zeros((len(found), 3), np.int32)
+
+
+def _refuse(i: np.ndarray, j: np.ndarray, distance: np.ndarray, structure: Structure) -> None:
+    k = int(distance.argmin())
+    raise DataError(
+        f"Atoms {i[k]} and {j[k]} are at one place (distance {distance[k]:.1e} Å){_where(structure)}: "
+        "remove one, or look at how the file was made."
+    )
 
 
 def _where(structure: Structure) -> str:

@@ -48,7 +48,8 @@ class SkinPairs:
             raise ConfigError(f"skin is {skin!r}; expected a length in Å, 0 or more.")
         self.cutoff, self.skin, self.device = float(cutoff), float(skin), torch.device(device)
         self.searches = self.steps = 0
-        self._positions: np.ndarray | None = None  # with the next three: of the last search
+        self._found: tuple[np.ndarray, ...] | None = None  # of the last search, as the next four
+        self._positions: np.ndarray | None = None
         self._numbers = np.zeros(0, np.int64)
         self._cell = np.zeros((3, 3))
         self._pbc = np.zeros(3, bool)
@@ -79,7 +80,7 @@ class SkinPairs:
     def _covers(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
         """Whether every pair within the cutoff is in the list; the bound of this module's text."""
         start = self._positions
-        if start is None or start.shape != positions.shape:
+        if start is None or start.shape != positions.shape or not self.skin:
             return False
         if not (np.array_equal(numbers, self._numbers) and np.array_equal(pbc, self._pbc)):
             return False
@@ -95,10 +96,34 @@ class SkinPairs:
 
     def _search(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
         self.searches += 1
-        self._graph = None
-        self._positions = None
-        structure = Structure(numbers, positions, cell, pbc)
-        i, j, shifts = neighbor_pairs(structure, self.cutoff + self.skin)
+        structure, same = self._structure(numbers, positions, cell, pbc)
+        self._positions = None  # until a search has succeeded
+        found = neighbor_pairs(structure, self.cutoff + self.skin)
+        if not (same and self._found is not None and all(map(np.array_equal, found, self._found))):
+            self._take(*found)
+        if not same:
+            self._fixed: dict[str, Any] = {
+                "numbers": torch.from_numpy(structure.numbers).to(self.device),
+                "owner": torch.zeros(len(structure), dtype=torch.int64, device=self.device),
+                "pbc": torch.from_numpy(structure.pbc)[None].to(self.device),
+            }
+        self._found = found
+        self._numbers, self._positions = structure.numbers, structure.positions
+        self._cell, self._pbc = structure.cell, structure.pbc
+
+    def _structure(
+        self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
+    ) -> tuple[Structure, bool]:
+        """With its checks, and whether it is the last one but for the positions, of which little needs checking."""
+        start, x = self._positions, np.array(positions, dtype=np.float64)
+        same = start is not None and start.shape == x.shape and np.array_equal(numbers, self._numbers)
+        if same and np.array_equal(pbc, self._pbc) and np.array_equal(cell, self._cell) and np.isfinite(x).all():
+            known = {"numbers": self._numbers, "cell": self._cell, "pbc": self._pbc}
+            return Structure.unchecked(positions=x, **known), True
+        return Structure(numbers, x, cell, pbc), False
+
+    def _take(self, i: np.ndarray, j: np.ndarray, shifts: np.ndarray) -> None:
+        """New pairs: their tensors; what was made of the old ones is dropped."""
         order = _canonical(i, j, shifts)
         self._pairs = torch.from_numpy(np.stack([i[order], j[order]])).to(self.device)
         self._shifts = torch.from_numpy(shifts[order].astype(np.float64)).to(self.device)
@@ -106,13 +131,7 @@ class SkinPairs:
         self._offsets: Tensor | None = None
         self._reverse: Tensor | None = None
         self._keep: Tensor | None = None
-        self._numbers, self._positions = structure.numbers, structure.positions
-        self._cell, self._pbc = np.array(cell, dtype=np.float64), structure.pbc
-        self._fixed: dict[str, Any] = {
-            "numbers": torch.from_numpy(structure.numbers).to(self.device),
-            "owner": torch.zeros(len(structure), dtype=torch.int64, device=self.device),
-            "pbc": torch.from_numpy(structure.pbc)[None].to(self.device),
-        }
+        self._graph = None
 
     def _filter(self, positions: np.ndarray, cell: np.ndarray, charge: float) -> Graph:
         x = torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device)
