@@ -21,87 +21,142 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
-from ..features.angular import spherical_harmonics
+from ..features.angular import n_harmonics, spherical_harmonics
+from ..features.engine import wanted as is_wanted
 from ..geometry.graph import Graph
-from ..typing import Float, Int, Tensor
+from ..typing import Float, Tensor
+from . import directional_kernels as kernels
+from .directional_kernels import Slots
+from .neighborhood import Layout, Neighborhood
 
 
 class Around(NamedTuple):
-    """The neighbors of every atom, in equally many slots, as the sums need them; an empty slot has no harmonics.
+    """The neighbors of every atom as the sums need them, the same for every layer.
 
     Attributes:
-        pair: the pair ``k -> j`` in each slot of j; of an empty slot any.
-        back: the slot of the reverse of each pair: what is summed there belongs to ``j -> i``.
-        radial: ``R_ln``, ``(slots, degrees n)``.
-        sending: ``C_lm`` of each slot, ``2 l_max + 1`` rows for each degree, ``(degrees atoms, rows, width)``.
-        receiving: the same, ``(atoms, width, degrees rows)``.
+        slots: where messages come from and go to.
+        radial: ``R_ln``, in blocks.
+        harmonics: ``C_lm``, zero in empty slots, in blocks.
     """
 
-    pair: Int[Tensor, " slots"]
-    back: Int[Tensor, " pairs"]
-    radial: Float[Tensor, "slots functions"]
-    sending: Float[Tensor, "blocks rows width"]
-    receiving: Float[Tensor, "atoms width harmonics"]
+    slots: Slots
+    radial: Float[Tensor, " radial_of_slots"]
+    harmonics: Float[Tensor, " harmonics_of_slots"]
 
 
-def around(graph: Graph, directions: Float[Tensor, "pairs 3"], radial: Float[Tensor, "degrees n pairs"]) -> Around:
-    """Lay out directions (unit vectors from receiver to sender) and radial functions of the pairs of a graph."""
-    pair, back = graph._once("slots_of_pairs", lambda: _slots(graph))
-    atoms, width = graph.padded().shape
-    l_max = radial.shape[0] - 1
-    harmonics = spherical_harmonics(directions, l_max)
-    factors, rows = _rows(l_max, directions.dtype, directions.device)
-    slots = graph.padded().flatten()
-    filled = torch.nn.functional.pad(harmonics * factors, (0, 1, 0, 1))  # for empty slots, and for rows that are none
-    table = filled.index_select(0, rows).index_select(1, slots)
-    table = table.view(l_max + 1, 2 * l_max + 1, atoms, width)
+def around(graph: Graph, near: Neighborhood, radial: Float[Tensor, "degrees n slots"]) -> Around:
+    """Lay out directions and radial functions, which must vanish at the cutoff, where empty slots lie."""
+    layout, l_max = near.layout, radial.shape[0] - 1
+    slots = graph._once("directional_slots", lambda: _slots(graph, layout))
+    factors, rows = _rows(l_max, radial.dtype, radial.device)
+    filled = torch.zeros_like(near.distances).index_fill(0, layout.place, 1.0)
+    harmonics = torch.nn.functional.pad(spherical_harmonics(near.directions, l_max) * factors, (0, 0, 0, 1)) * filled
     return Around(
-        pair,
-        back,
-        torch.nn.functional.pad(radial.flatten(0, 1).t(), (0, 0, 0, 1)).index_select(0, slots),
-        table.transpose(1, 2).flatten(0, 1),
-        table.permute(2, 3, 0, 1).flatten(2),
+        slots,
+        _Arranged.apply(radial.flatten(0, 1), layout),
+        _Arranged.apply(harmonics.index_select(0, rows), layout),
     )
 
 
 def directional_sums(
     x: Float[Tensor, "pairs channels"], weights: Float[Tensor, "degrees n channels"], around: Around
 ) -> Float[Tensor, "pairs channels"]:
-    """``t_ji`` of every pair from ``x_kj``.
+    """``t_ji`` of every pair from ``x_kj``; differentiable twice in everything.
 
     Args:
         x: of every pair ``k -> j``.
         weights: ``W_ln``.
         around: the geometry.
     """
-    degrees, n, channels = weights.shape
-    atoms, width, _ = around.receiving.shape
     if not len(x):
         return x
-    radial = around.radial.view(-1, degrees, n).transpose(0, 1)
-    mine = x.index_select(0, around.pair)
-    y = torch.bmm(radial, weights * _signs(degrees, x.dtype, x.device)) * mine
-    sums = torch.bmm(around.sending, y.view(degrees * atoms, width, channels))
-    sums = sums.view(degrees, atoms, -1, channels).transpose(0, 1).reshape(atoms, -1, channels)
-    t = torch.bmm(around.receiving, sums).flatten(0, 1) - y.sum(0)
-    return t.index_select(0, around.back)
+    weights = weights * _signs(len(weights), x.dtype, x.device)
+    return _Sums.apply(x, weights, around.radial, around.harmonics, around.slots)
 
 
-def _slots(graph: Graph) -> tuple[Tensor, Tensor]:
-    """The pair in each slot and the slot of each pair's reverse."""
-    padded = graph.padded().flatten()
-    filled = (padded < graph.n_pairs).nonzero()[:, 0]  # in the order of the pairs
-    return padded.clamp(max=max(graph.n_pairs - 1, 0)), filled.index_select(0, graph.reverse_pairs())
+class _Arranged(torch.autograd.Function):
+    """:func:`epot.blocks.directional_kernels.arrange`, which only moves numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, layout: Layout) -> Tensor:
+        ctx.layout, ctx.rows = layout, len(values)
+        return kernels.arrange(values, layout)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Restored.apply(grad, ctx.layout, ctx.rows), None
+
+
+class _Restored(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, layout: Layout, rows: int) -> Tensor:
+        ctx.layout = layout
+        return kernels.restore(flat, layout, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Arranged.apply(grad, ctx.layout), None, None
+
+
+class _Sums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, radial: Tensor, harmonics: Tensor, slots: Slots) -> Tensor:
+        ctx.save_for_backward(x, weights, radial, harmonics)
+        ctx.slots = slots
+        return kernels.forward(x, weights, radial, harmonics, slots)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights, radial, harmonics = ctx.saved_tensors
+        wanted = (is_wanted(x), is_wanted(weights), is_wanted(radial) or is_wanted(harmonics))
+        if not torch.is_grad_enabled():  # nobody will differentiate it
+            return *kernels.backward(grad.contiguous(), *ctx.saved_tensors, ctx.slots, wanted), None
+        return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.slots, wanted), None
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient as a function of its own, whose gradient a loss on forces asks for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        x: Tensor,
+        weights: Tensor,
+        radial: Tensor,
+        harmonics: Tensor,
+        slots: Slots,
+        wanted: tuple[bool, bool, bool],
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(grad, x, weights, radial, harmonics)
+        ctx.slots = slots
+        return kernels.backward(grad, x, weights, radial, harmonics, slots, wanted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad, x, weights, radial, harmonics = ctx.saved_tensors
+        wanted = (is_wanted(grad), is_wanted(x), is_wanted(weights), is_wanted(radial) or is_wanted(harmonics))
+        return *kernels.second_backward(cotangents, *ctx.saved_tensors, ctx.slots, wanted), None, None
+
+
+def _slots(graph: Graph, layout: Layout) -> Slots:
+    reverse = graph.reverse_pairs()
+    pair = torch.zeros_like(layout.senders)
+    pair[layout.place] = torch.arange(graph.n_pairs, device=pair.device)
+    target = reverse.index_select(0, pair) if graph.n_pairs else pair
+    return Slots(layout, pair, target, layout.place.index_select(0, reverse))
 
 
 @lru_cache(maxsize=32)
 def _rows(l_max: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """``C_lm / Y_lm`` as a column, and which harmonic is in which of ``2 l_max + 1`` rows of each degree."""
-    factors, rows = [], torch.full((l_max + 1, 2 * l_max + 1), (l_max + 1) ** 2)
+    factors, rows = [], torch.full((l_max + 1, 2 * l_max + 1), n_harmonics(l_max))
     for degree in range(l_max + 1):
         factors += [math.sqrt(4 * math.pi / (2 * degree + 1))] * (2 * degree + 1)
         rows[degree, : 2 * degree + 1] = torch.arange(degree**2, (degree + 1) ** 2)

@@ -18,6 +18,7 @@ from torch.nn.functional import silu
 from ..blocks.directional_sums import Around, around, directional_sums
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.mlp import dense
+from ..blocks.neighborhood import neighborhood
 from ..blocks.readout import LinearReadout
 from ..elements import to_number
 from ..errors import ConfigError
@@ -208,12 +209,12 @@ class DimeNet(Potential):
 
     def atoms(self, graph: Graph) -> Tensor:
         """Outputs of all blocks, ``(atoms, (n_layers + 1) n_output)``: the energy is linear in them."""
-        vectors = graph.vectors().to(self.frequencies.dtype)
-        r = vectors.square().sum(-1).sqrt()
-        fade = envelope(r, self.cutoff, self.p)
-        rbf = fade.unsqueeze(-1) * sine_basis(r, self.frequencies, self.cutoff)
-        radial = fade * bessel_functions(r, self.cutoff, self.l_max, self.n_radial)
-        neighbors = around(graph, vectors / r.unsqueeze(-1), radial)
+        near = neighborhood(graph, self.cutoff, self.frequencies.dtype)
+        fade = envelope(near.distances, self.cutoff, self.p)
+        radial = fade * bessel_functions(near.distances, self.cutoff, self.l_max, self.n_radial)
+        neighbors = around(graph, near, radial)
+        sines = fade.unsqueeze(-1) * sine_basis(near.distances, self.frequencies, self.cutoff)
+        rbf = sines.index_select(0, near.layout.place)
 
         m = self.embedding(*self.species.present(graph.numbers), graph.pairs, rbf)
         first, *others = self.outputs
