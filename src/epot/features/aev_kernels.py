@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from ..typing import Float, Tensor
-from .aev_layout import Block, Layout
+from .aev_layout import Block, Chunk, Layout
 from .cutoff import CutoffFunction
 
 RADIAL = 0.25
@@ -117,19 +117,20 @@ def value(
     half = torch.sub(bonds[0], c.middle).mul_(0.5)
     means = (half.unsqueeze(2) + half.unsqueeze(1)).view(-1)
     weights = _off_diagonal(bonds[1].unsqueeze(2) * bonds[1].unsqueeze(1)).view(-1)
-    n = where.blocks[-1].slots[1] if where.blocks else 0
+    n = where.n_slots
     mean, weight = r.new_empty(n), r.new_empty(n)
     gauss, angles = r.new_empty(len(c.angular_shifts), n), r.new_empty(len(c.along), n)
     slopes = torch.empty_like(angles) if derivatives else angles[:, :0]
     sums = r.new_zeros(len(where.rows) + 1, len(c.angular_shifts), len(c.along))
-    for block in where.blocks:
-        part = slice(*block.slots)
-        torch.index_select(means, 0, block.cells, out=mean[part])
-        torch.index_select(weights, 0, block.cells, out=weight[part])
+    for chunk in where.chunks:
+        part = slice(*chunk.slots)
+        torch.index_select(means, 0, chunk.cells, out=mean[part])
+        torch.index_select(weights, 0, chunk.cells, out=weight[part])
         _gaussians(torch.sub(mean[part], c.angular_shifts, out=gauss[:, part]), c.angular_eta)
-        _angles(cosines.index_select(0, block.cells), c, angles[:, part], slopes[:, part])
+        _angles(cosines.index_select(0, chunk.cells), c, angles[:, part], slopes[:, part])
         weighted = angles[:, part] * weight[part]
-        sums[slice(*block.rows)] = torch.bmm(_rows(gauss, block), _rows(weighted, block, own=True).transpose(1, 2))
+        for block, own in _blocks(chunk, weighted):
+            sums[slice(*block.rows)] = torch.bmm(_rows(gauss, block), own.transpose(1, 2))
     angular = sums.index_select(0, where.row_place).view(len(radial), -1)
     return torch.cat([radial, angular], 1), Kept(r, u, gaussians, far, arms, bonds, mean, weight, gauss, angles, slopes)  # type: ignore[arg-type]
 
@@ -200,25 +201,27 @@ def _pull_radial(grad: Tensor, kept: Kept, where: Layout, c: Constants) -> Tenso
 
 def _pull_angular(grad: Tensor, kept: Kept, where: Layout, c: Constants, out: Tensor) -> Tensor:
     """``out`` with the derivatives of the angular part added."""
-    if not where.blocks:
+    if not where.chunks:
         return out
     back = grad.reshape(-1, len(c.angular_shifts), len(c.along)).index_select(0, where.rows).transpose(1, 2)
     back = torch.cat([back, back * c.angular_shifts.t()], 1)
     cells = kept.arms.shape[0] * where.width**2
     by_mean, by_cosine, by_weight = (out.new_zeros(cells) for _ in range(3))
-    for block in where.blocks:
-        part = slice(*block.slots)
-        angles, slopes, rows = _rows(kept.angles, block), _rows(kept.slopes, block), slice(*block.rows)
-        plain, shifted = torch.bmm(back[rows], _rows(kept.radial, block)).split(len(c.along), 1)
-        mean, weight = (t[part].view(-1, block.width) for t in (kept.mean, kept.weight))
-        value = (plain * angles).sum(1)
-        shift = (shifted * angles).sum(1)
-        shift = torch.addcmul(shift, mean, value, value=-1).mul_(weight).mul_(2 * c.angular_eta)
-        turn = (plain * slopes).sum(1).mul_(weight)
-        for index in (block.cells, block.mirror):
-            by_weight.scatter_(0, index, value.view(-1))
-            by_mean.scatter_(0, index, shift.view(-1))
-            by_cosine.scatter_(0, index, turn.view(-1))
+    n = len(c.along)
+    for chunk in where.chunks:
+        part = slice(*chunk.slots)
+        both = out.new_empty(2 * n, len(chunk.cells))
+        for block, own in _blocks(chunk, both):
+            own.copy_(torch.bmm(back[slice(*block.rows)], _rows(kept.radial, block)))
+        plain, shifted = both.split(n)
+        turn = (plain * kept.slopes[:, part]).sum(0).mul_(kept.weight[part])
+        value, shift = both.view(2, n, -1).mul_(kept.angles[:, part]).sum(1).unbind(0)
+        shift = torch.addcmul(shift, kept.mean[part], value, value=-1)
+        shift.mul_(kept.weight[part]).mul_(2 * c.angular_eta)
+        for index in (chunk.cells, chunk.mirror):
+            by_weight.scatter_(0, index, value)
+            by_mean.scatter_(0, index, shift)
+            by_cosine.scatter_(0, index, turn)
     square = (-1, where.width, where.width)
     by_mean, by_cosine, by_weight = by_mean.view(square), by_cosine.view(square), by_weight.view(square)
     r, window, slope = kept.bonds
@@ -258,23 +261,32 @@ def _push_angular(along: Tensor, across: Tensor, kept: Kept, where: Layout, c: C
     means = (0.5 * (moved.unsqueeze(2) + moved.unsqueeze(1))).view(-1)
     weights = _off_diagonal(_both((slope * moved).unsqueeze(2) * window.unsqueeze(1))).view(-1)
     sums = along.new_zeros(len(where.rows) + 1, len(c.angular_shifts), len(c.along))
-    for block in where.blocks:
-        part = slice(*block.slots)
-        stretch = means.index_select(0, block.cells).mul_(kept.weight[part]).mul_(2 * c.angular_eta)
-        plain = weights.index_select(0, block.cells).addcmul_(stretch, kept.mean[part], value=-1)
-        turn = cosines.index_select(0, block.cells).mul_(kept.weight[part])
-        angles = kept.angles[:, part]
-        both = torch.cat([torch.addcmul(angles * plain, kept.slopes[:, part], turn), angles * stretch])
-        found = torch.bmm(_rows(kept.radial, block), _rows(both, block, own=True).transpose(1, 2))
-        plain, shifted = found.split(len(c.along), 2)
-        sums[slice(*block.rows)] = torch.addcmul(plain, shifted, c.angular_shifts)
+    for chunk in where.chunks:
+        part = slice(*chunk.slots)
+        stretch = means.index_select(0, chunk.cells).mul_(kept.weight[part]).mul_(2 * c.angular_eta)
+        plain = weights.index_select(0, chunk.cells).addcmul_(stretch, kept.mean[part], value=-1)
+        turn = cosines.index_select(0, chunk.cells).mul_(kept.weight[part])
+        both = plain.new_empty(2 * len(c.along), len(plain))
+        changes, stretched = both.split(len(c.along))
+        torch.mul(kept.angles[:, part], plain, out=changes).addcmul_(kept.slopes[:, part], turn)
+        torch.mul(kept.angles[:, part], stretch, out=stretched)
+        for block, own in _blocks(chunk, both):
+            found = torch.bmm(_rows(kept.radial, block), own.transpose(1, 2))
+            first, second = found.split(len(c.along), 2)
+            sums[slice(*block.rows)] = torch.addcmul(first, second, c.angular_shifts)
     return sums.index_select(0, where.row_place).view(n_atoms, -1)
 
 
-def _rows(values: Tensor, block: Block, own: bool = False) -> Tensor:
-    """``(rows, components, width)`` of a block: a view of ``(components, slots)``, of all slots or the block's own."""
-    mine = values if own else values[:, slice(*block.slots)]
-    return mine.view(len(values), -1, block.width).transpose(0, 1)
+def _rows(values: Tensor, block: Block) -> Tensor:
+    """``(rows, components, width)`` of a block: a view of ``(components, slots)``."""
+    return values[:, slice(*block.slots)].view(len(values), -1, block.width).transpose(0, 1)
+
+
+def _blocks(chunk: Chunk, values: Tensor) -> list[tuple[Block, Tensor]]:
+    """The blocks, and what ``(components, slots of the chunk)`` is in each: views ``(rows, components, width)``."""
+    parts = values.split([b.slots[1] - b.slots[0] for b in chunk.blocks], 1)
+    views = [x.view(len(x), -1, b.width).transpose(0, 1) for x, b in zip(parts, chunk.blocks, strict=True)]
+    return list(zip(chunk.blocks, views, strict=True))
 
 
 def _off_diagonal(matrices: Tensor) -> Tensor:
@@ -300,7 +312,7 @@ def plain(vectors: Float[Tensor, "pairs 3"], where: Layout, c: Constants) -> Flo
     r = arms.square().sum(1).sqrt()
     window = c.window(r, c.angular_cutoff)[0].view(-1, where.width)
     arms, r = (arms / r.unsqueeze(1)).view(-1, where.width, 3), r.view(-1, where.width)
-    cells = torch.cat([b.cells for b in where.blocks]) if where.blocks else where.near[:0]
+    cells = where.cells
     every = lambda matrices: matrices.reshape(-1).index_select(0, cells)  # noqa: E731
     there = every(~torch.eye(where.width, dtype=torch.bool, device=cells.device).expand(len(r), -1, -1))
     mean = every(0.5 * (r.unsqueeze(2) + r.unsqueeze(1)) - c.middle)
@@ -335,12 +347,14 @@ def jacobian(kept: Kept, where: Layout, c: Constants, kinds: Tensor, n_elements:
     angular = u.new_zeros(n_pairs * pairs_of_elements, 3, len(c.angular_shifts), len(c.along))
     _, window, slope = (t.reshape(-1) for t in kept.bonds)
     shifts = c.angular_shifts.view(-1)
+    all_cells = where.cells
     for block in where.blocks:
         part, m = slice(*block.slots), where.width
+        cells = all_cells[part]
         which = where.rows[slice(*block.rows)].remainder(pairs_of_elements).repeat_interleave(block.width)
-        start = torch.div(block.cells, m * m, rounding_mode="floor") * m
-        p = start + torch.div(block.cells, m, rounding_mode="floor").remainder(m)
-        q = start + block.cells.remainder(m)
+        start = torch.div(cells, m * m, rounding_mode="floor") * m
+        p = start + torch.div(cells, m, rounding_mode="floor").remainder(m)
+        q = start + cells.remainder(m)
         there = p != q
         part_of = lambda t: t[:, part].t()[there]  # noqa: B023, E731
         p, q, which = p[there], q[there], which[there]

@@ -3,7 +3,8 @@
 Neighbors lie on a dense axis, one row for each atom: once those of the radial part, once the nearer ones of the angular
 part, sorted by element. Two neighbors of an atom make one cell of a matrix on that axis (cosines, sums of distances),
 so that all there is to know of a triple is three numbers at one place. Triples of one atom and one pair of elements
-are a row of slots; rows of about equal length make a block, in which sums over triples are matrix products.
+are a row of slots; rows of about equal length make a block, in which sums over triples are matrix products. What is
+computed triple by triple is computed for a chunk of some blocks at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..geometry.graph import Graph
 from ..typing import Float, Int, Tensor
 
 BLOCK = 8192  # slots: what is computed for them at a time should stay in the processor's cache
+CHUNK = 16384  # slots: the more at a time, the fewer operations are started
 EMPTY = 1024  # empty slots of a block, at most: computing them costs about as much as a block of its own
 
 
@@ -29,13 +31,25 @@ class Block(NamedTuple):
         rows: first row and the row after the last.
         slots: first slot and the slot after the last; ``rows`` times ``width`` of them.
         width: slots in a row.
-        cells: cell of the matrix that each slot is, ``(slots,)``; an empty slot is a cell of the diagonal.
-        mirror: the cell across the diagonal.
     """
 
     rows: tuple[int, int]
     slots: tuple[int, int]
     width: int
+
+
+class Chunk(NamedTuple):
+    """Blocks that follow each other.
+
+    Attributes:
+        slots: first slot and the slot after the last.
+        blocks: the blocks.
+        cells: cell of the matrix that each slot is, ``(slots,)``; an empty slot is a cell of the diagonal.
+        mirror: the cell across the diagonal.
+    """
+
+    slots: tuple[int, int]
+    blocks: tuple[Block, ...]
     cells: Int[Tensor, " slots"]
     mirror: Int[Tensor, " slots"]
 
@@ -50,7 +64,7 @@ class Layout(NamedTuple):
         near: pairs within the angular cutoff, by receiver, then by element of the sender.
         angular: index of the pair in each slot of the angular axis, ``(atoms * m)``; 0 where it is empty.
         near_place: slot of each near pair on that axis.
-        blocks: of the rows of triples.
+        chunks: of the rows of triples.
         rows: row of ``(atom, pair of elements)`` of each row of triples, ascending in length.
         row_place: row of triples of each (atom, pair of elements); ``len(rows)`` where it has none.
         width: m.
@@ -62,10 +76,23 @@ class Layout(NamedTuple):
     near: Int[Tensor, " near"]
     angular: Int[Tensor, " angular_slots"]
     near_place: Int[Tensor, " near"]
-    blocks: tuple[Block, ...]
+    chunks: tuple[Chunk, ...]
     rows: Int[Tensor, " rows"]
     row_place: Int[Tensor, " atoms_times_element_pairs"]
     width: int
+
+    @property
+    def n_slots(self) -> int:
+        return self.chunks[-1].slots[1] if self.chunks else 0
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for chunk in self.chunks for block in chunk.blocks]
+
+    @property
+    def cells(self) -> Int[Tensor, " slots"]:
+        """Of all chunks."""
+        return torch.cat([chunk.cells for chunk in self.chunks]) if self.chunks else self.near[:0]
 
 
 def layout(
@@ -122,16 +149,29 @@ def _angular(graph: Graph, species: Tensor, near: Tensor, n_elements: int) -> tu
     near_place = (np.arange(width) < total[:, None]).ravel().nonzero()[0]
     angular = np.zeros(n_atoms * width, np.int64)
     angular[near_place] = index
-    blocks, rows = _blocks(counts, width)
+    blocks, rows, cells, mirror = _blocks(counts, width)
     row_place = np.full(n_atoms * (n_elements * (n_elements + 1) // 2), len(rows))
     row_place[rows] = np.arange(len(rows))
     tensor = lambda x: torch.from_numpy(x).to(device)  # noqa: E731
-    made = tuple(block._replace(cells=tensor(block.cells), mirror=tensor(block.mirror)) for block in blocks)
-    return tensor(index), tensor(angular), tensor(near_place), made, tensor(rows), tensor(row_place), width
+    made = []
+    for part in _chunks(blocks):
+        slots = part[0].slots[0], part[-1].slots[1]
+        made.append(Chunk(slots, tuple(part), tensor(cells[slice(*slots)]), tensor(mirror[slice(*slots)])))
+    return tensor(index), tensor(angular), tensor(near_place), tuple(made), tensor(rows), tensor(row_place), width
 
 
-def _blocks(counts: np.ndarray, width: int) -> tuple[list[Block], np.ndarray]:
-    """Rows of triples, ascending in length, cut into blocks of about BLOCK slots; cells as numpy arrays.
+def _chunks(blocks: list[Block]) -> list[list[Block]]:
+    made: list[list[Block]] = []
+    for block in blocks:
+        if made and block.slots[1] - made[-1][0].slots[0] <= CHUNK:
+            made[-1].append(block)
+        else:
+            made.append([block])
+    return made
+
+
+def _blocks(counts: np.ndarray, width: int) -> tuple[list[Block], np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of triples, ascending in length, cut into blocks of about BLOCK slots: blocks, rows, cells, mirror.
 
     Args:
         counts: near neighbors of each element, ``(atoms, elements)``.
@@ -144,34 +184,33 @@ def _blocks(counts: np.ndarray, width: int) -> tuple[list[Block], np.ndarray]:
     lengths = np.where(like, first * (first - 1) // 2, first * second).ravel()
     rows = lengths.nonzero()[0]
     rows = rows[np.argsort(lengths[rows], kind="stable")]
-    offsets = counts.cumsum(1) - counts
-    atom, pair = np.divmod(rows, len(a))
-    empty = atom * width**2
-    down, right = offsets[atom, a[pair]], offsets[atom, b[pair]]
-    across, alike = second.ravel()[rows], like[pair]
-    sizes = lengths[rows].tolist()
+    lengths = lengths[rows]
+    sizes = lengths.tolist()
     filled = [0, *accumulate(sizes)]
-    q, p = np.tril_indices(width, -1)  # p < q, ascending in q
     made: list[Block] = []
     start = slot = 0
     while start < len(sizes):
         stop = _stop(sizes, filled, start)
-        part, n = slice(start, stop), sizes[stop - 1]
-        t = np.arange(n)
-        row = t // across[part, None]
-        column = t - row * across[part, None]
-        alone = alike[part].nonzero()[0]
-        if len(alone):
-            m = min(n, len(p))  # no row of one element is longer
-            row[alone, :m], column[alone, :m] = p[:m], q[:m]
-        row, column = row + down[part, None], column + right[part, None]
-        there = t < lengths[rows[part], None]
-        row, column = row * there, column * there  # else the first cell of the atom, which is on the diagonal
-        cells = (row * width + column + empty[part, None]).ravel()
-        mirror = (column * width + row + empty[part, None]).ravel()
-        made.append(Block((start, stop), (slot, slot + len(cells)), n, cells, mirror))  # type: ignore[arg-type]
-        slot, start = slot + len(cells), stop
-    return made, rows
+        n = sizes[stop - 1]
+        made.append(Block((start, stop), (slot, slot + (stop - start) * n), n))
+        slot, start = slot + (stop - start) * n, stop
+    widths = np.repeat([block.width for block in made], [block.rows[1] - block.rows[0] for block in made])
+    of = np.repeat(np.arange(len(rows)), widths.astype(np.int64))  # the row of each slot
+    t = np.arange(slot) - np.repeat(np.cumsum(widths) - widths, widths.astype(np.int64))
+    offsets = counts.cumsum(1) - counts
+    atom, pair = np.divmod(rows, len(a))
+    row = t // np.maximum(second.ravel()[rows], 1)[of]
+    column = t - row * second.ravel()[rows][of]
+    alone = like[pair][of]
+    if alone.any():
+        q, p = np.tril_indices(width, -1)  # p < q, ascending in q
+        which = np.minimum(t[alone], len(p) - 1)
+        row[alone], column[alone] = p[which], q[which]
+    row, column = row + offsets[atom, a[pair]][of], column + offsets[atom, b[pair]][of]
+    there = t < lengths[of]
+    row, column = row * there, column * there  # else the first cell of the atom, which is on the diagonal
+    empty = (atom * width**2)[of]
+    return made, rows, row * width + column + empty, column * width + row + empty
 
 
 def _stop(sizes: list[int], filled: list[int], start: int) -> int:
