@@ -18,13 +18,15 @@ class Edges(NamedTuple):
     """Where the edges of a graph lie.
 
     Attributes:
-        place: slot of each edge on the dense neighbor axis.
+        place: slot of each edge on the dense neighbor axis, slots of all atoms after each other.
+        gaps: the slots that are empty.
         swap: index of the opposite edge, c -> a for a -> c.
         others: how many other edges end at the same atom.
         shape: receivers, and slots of each.
     """
 
     place: Int[Tensor, " edges"]
+    gaps: Int[Tensor, " gaps"]
     swap: Int[Tensor, " edges"]
     others: Int[Tensor, " edges"]
     shape: tuple[int, int]
@@ -32,21 +34,23 @@ class Edges(NamedTuple):
     @classmethod
     def of(cls, graph: Graph) -> Edges:
         """The pairs of a graph."""
-        width = graph.padded().shape[1]
+        padded = graph.padded()
+        width = padded.shape[1]
+        gaps = (padded.flatten() == graph.n_pairs).nonzero()[:, 0]
         receivers = graph.pairs[0]
         first = graph.row_pointers()
         counts = first[1:] - first[:-1]
         place = torch.arange(graph.n_pairs, device=receivers.device) - first.index_select(0, receivers)
         others = counts.index_select(0, receivers) - 1
-        return cls(place + receivers * width, graph.reverse_pairs(), others, (graph.n_atoms, width))
+        return cls(place + receivers * width, gaps, graph.reverse_pairs(), others, (graph.n_atoms, width))
 
     def dense(self, x: Float[Tensor, "edges features"]) -> Float[Tensor, "atoms slots features"]:
         """On the neighbor axis, zero where a slot is empty."""
-        return _Spread.apply(x, self.place, self.shape[0] * self.shape[1]).view(*self.shape, -1)
+        return _Spread.apply(x, self.place, self.gaps).view(*self.shape, -1)
 
     def flat(self, x: Float[Tensor, "atoms slots *features"]) -> Float[Tensor, "edges features"]:
         """The inverse of :meth:`dense`."""
-        return _Pick.apply(x.flatten(0, 1).flatten(1), self.place)
+        return picked(x.flatten(0, 1).flatten(1), self.place, self.gaps)
 
     def to_receivers(self, x: Float[Tensor, "edges features"]) -> Float[Tensor, "atoms features"]:
         """Sum of the edges that end at an atom."""
@@ -61,11 +65,19 @@ class Edges(NamedTuple):
         return _Permute.apply(x, self.swap)
 
 
+def picked(
+    x: Float[Tensor, "slots F"], place: Int[Tensor, " rows"], gaps: Int[Tensor, " gaps"]
+) -> Float[Tensor, "rows F"]:
+    """Some rows of x, each once; ``gaps`` are the others."""
+    return _Pick.apply(x, place, gaps)
+
+
 class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, place: Tensor, n: int) -> Tensor:
-        ctx.save_for_backward(place)
-        return x.new_zeros(n, x.shape[1]).index_copy_(0, place, x)
+    def forward(ctx: Any, x: Tensor, place: Tensor, gaps: Tensor) -> Tensor:
+        ctx.save_for_backward(place, gaps)
+        out = x.new_empty(len(place) + len(gaps), x.shape[1]).index_copy_(0, place, x)
+        return out.index_fill_(0, gaps, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,14 +86,13 @@ class _Spread(torch.autograd.Function):
 
 class _Pick(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(place)
-        ctx.n = x.shape[0]
+    def forward(ctx: Any, x: Tensor, place: Tensor, gaps: Tensor) -> Tensor:
+        ctx.save_for_backward(place, gaps)
         return x.index_select(0, place)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _Spread.apply(grads[0], *ctx.saved_tensors, ctx.n), None
+        return _Spread.apply(grads[0], *ctx.saved_tensors), None, None
 
 
 class _Permute(torch.autograd.Function):

@@ -23,7 +23,7 @@ from ..features.angular import spherical_harmonics
 from ..features.directional import zonal_harmonics
 from ..geometry.graph import Graph
 from ..typing import Bool, Float, Int, Tensor
-from .gemnet_edges import Edges
+from .gemnet_edges import Edges, picked
 from .gemnet_layers import Dense, ScalingFactor
 from .gemnet_triplets import Bilinear, Symmetric, bilinear
 
@@ -45,13 +45,15 @@ class Chunk(NamedTuple):
         edges: index of the edge in each slot, ``(atoms, slots)``; one past the last where it is empty.
         ends: index of the far end likewise, ``(atoms, slots)``.
         used: which quadruplets are there, ``(edges' slots, atoms, ends' slots)``: b, c and d are three.
-        rows: of the slots of edges, those that hold one; their edges are consecutive in :attr:`Quadruplets.order`.
+        rows: of the slots of edges, those that hold one.
+        gaps: and those that do not.
     """
 
     edges: Int[Tensor, "atoms edge_slots"]
     ends: Int[Tensor, "atoms end_slots"]
     used: Bool[Tensor, "edge_slots atoms end_slots"]
     rows: Int[Tensor, " rows"]
+    gaps: Int[Tensor, " gaps"]
 
 
 class Quadruplets(NamedTuple):
@@ -123,8 +125,8 @@ def _chunks(graph: Graph, edges: Graph, middle: Tensor, outer: Tensor, shift: Te
         is_b = _same(c, s_c, _padded(b, ends, -2), _padded(s_b, ends, 0.0))
         is_d = _same(c, s_c, _padded(d, ends, -2), _padded(shift, ends, 0.0))
         there = (own < edges.n_pairs).t()[:, :, None] & (ends < len(middle))[None]
-        rows = (own.flatten() < edges.n_pairs).nonzero()[:, 0]
-        made.append(Chunk(own, ends, there & ~is_b & ~is_d, rows))
+        rows, gaps = (k.nonzero()[:, 0] for k in (own.flatten() < edges.n_pairs, own.flatten() == edges.n_pairs))
+        made.append(Chunk(own, ends, there & ~is_b & ~is_d, rows, gaps))
     return made
 
 
@@ -251,8 +253,8 @@ def joined(
     by_atom = lambda t: t.flatten(0, 1).transpose(0, 1)  # noqa: E731  (a view: rows (component, slot) of each atom)
     lowest = torch.bmm(by_atom(constant * chunk.used), ends).unflatten(1, (1, slots))
     higher = torch.bmm(by_atom(others), ends).unflatten(1, (n - 1, slots))
-    sums = torch.cat([lowest, higher], 1).transpose(1, 2).flatten(0, 1).index_select(0, chunk.rows)
-    return bilinear(radial, sums, weight)
+    sums = torch.cat([lowest, higher], 1).transpose(1, 2).flatten(2).flatten(0, 1)
+    return bilinear(radial, picked(sums, chunk.rows, chunk.gaps).view(-1, n, ends.shape[2]), weight)
 
 
 class _Again(torch.autograd.Function):

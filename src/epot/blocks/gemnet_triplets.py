@@ -85,7 +85,7 @@ class Symmetric(nn.Module):
         self.same, self.opposite = Dense(n_in, n_out), Dense(n_in, n_out)
 
     def forward(self, x: Float[Tensor, "edges n_in"], edges: Edges) -> Float[Tensor, "edges n_out"]:
-        return (self.same(x) + edges.opposite(self.opposite(x))) * HALF
+        return (self.same(x) + edges.opposite(self.opposite(x))).mul_(HALF)
 
 
 class TripletInteraction(nn.Module):

@@ -130,9 +130,9 @@ class Interaction(nn.Module):
             x = x * HALF
         else:
             x = (x + self.quadruplets(m, geometry.rbf_quadruplet, geometry.quadruplets, edges)) * THIRD
-        m = self.after_skip((m + self.before_skip(x)) * HALF)
-        h = (h + self.atom_update(m, geometry.rbf_atom, edges)) * HALF
-        m = (m + self.after_concat(self.concat(h, m, edges))) * HALF
+        m = self.after_skip((m + self.before_skip(x)).mul_(HALF))
+        h = (h + self.atom_update(m, geometry.rbf_atom, edges)).mul_(HALF)
+        m = (m + self.after_concat(self.concat(h, m, edges))).mul_(HALF)
         return h, m
 
 
