@@ -6,11 +6,12 @@ all derivatives. Mirrors x, y, z -> -x, -y, -z multiply each harmonic, each outp
 classes, and a derivative ``dB_o/dx_i`` has only monomials of the class of ``o i``. So the matrix falls into eight
 blocks (1389 of 10404 entries for l_max 3, outputs 0 and 1, N = 3).
 
-Nothing here knows autograd. Layout inside a chunk of channels and atoms: ``(channels, rows, atoms)``.
+Nothing here knows autograd. Everything is ``(channels, rows, atoms)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,12 +21,16 @@ from ..typing import Float, Int, Tensor
 from .coupling import coupling_polynomials, monomials
 from .equivariant import spherical_harmonics
 
+Part = tuple[int, int, int]
+"""An element and the first and last of its atoms, which lie together."""
+
 
 class Tables(NamedTuple):
     """What does not depend on weights.
 
     Attributes:
         degree: N.
+        n_variables: of x.
         factors: for each degree from 2 to N-1, which monomial below and which variable make each of the monomials.
         blocks: rows and columns of each class.
         rows: where row (output, variable) is in the rows of all classes one after another.
@@ -35,6 +40,7 @@ class Tables(NamedTuple):
     """
 
     degree: int
+    n_variables: int
     factors: list[tuple[Int[Tensor, " made"], Int[Tensor, " made"]]]
     blocks: list[tuple[int, int]]
     rows: Int[Tensor, " rows"]
@@ -62,6 +68,7 @@ def tables(l_max: int, l_out: tuple[int, ...], degree: int, reduced: bool) -> Ta
     back = torch.cat(rows)
     return Tables(
         degree=degree,
+        n_variables=width,
         factors=_factors(width, degree - 1, torch.cat(columns)),
         blocks=[(len(r), len(c)) for r, c in zip(rows, columns, strict=True)],
         rows=back.argsort(),
@@ -126,7 +133,7 @@ def _factors(width: int, degree: int, columns: Tensor) -> list[tuple[Tensor, Ten
 
 
 def homogeneous(features: Float[Tensor, "components channels atoms"], first: float) -> Tensor:
-    """``(1, A)`` of a chunk, ``(channels, 1 + components, atoms)``; a tangent has ``first = 0``."""
+    """``x = (1, A)``, ``(channels, 1 + components, atoms)``; a tangent has ``first = 0``."""
     components, channels, atoms = features.shape
     out = features.new_empty(channels, components + 1, atoms)
     out[:, 0] = first
@@ -160,26 +167,44 @@ def directional(x: Tensor, tangent: Tensor, t: Tables) -> tuple[Tensor, Tensor]:
     return made, slope
 
 
+def blocks_of(weights: Float[Tensor, "elements channels entries"], t: Tables) -> list[Tensor]:
+    """Views ``(elements, channels, rows, columns)`` of the coefficients of each class."""
+    parts = weights.split([rows * columns for rows, columns in t.blocks], 2)
+    return [part.unflatten(2, shape) for part, shape in zip(parts, t.blocks, strict=True)]
+
+
 def gradient(
-    weights: Float[Tensor, "channels entries"], made: Float[Tensor, "channels columns atoms"], t: Tables
-) -> Float[Tensor, "channels rows atoms"]:
-    """``dB_o/dx_i``, rows (o, i): each block times the monomials of its class."""
-    channels, found, entry, column = made.shape[0], [], 0, 0
-    for rows, columns in t.blocks:
-        block = weights[:, entry : entry + rows * columns].view(channels, rows, columns)
-        found.append(torch.bmm(block, made[:, column : column + columns]))
-        entry, column = entry + rows * columns, column + columns
-    return torch.cat(found, 1).index_select(1, t.rows)
+    blocks: Sequence[Tensor],
+    made: Float[Tensor, "channels columns atoms"],
+    parts: Sequence[Part],
+    t: Tables,
+) -> Float[Tensor, "channels outputs variables atoms"]:
+    """``dB_o/dx_i``: for atoms of each element, each block (:func:`blocks_of`) times the monomials of its class."""
+    of_classes = made.split([columns for _, columns in t.blocks], 1)
+    if len(parts) == 1:
+        z = parts[0][0]
+        whole = torch.cat([torch.bmm(w[z], m) for w, m in zip(blocks, of_classes, strict=True)], 1)
+    else:
+        found = [
+            torch.cat([torch.bmm(w[z], m[:, :, first:last]) for w, m in zip(blocks, of_classes, strict=True)], 1)
+            for z, first, last in parts
+        ]
+        whole = torch.cat(found, 2)
+    return whole.index_select(1, t.rows).view(whole.shape[0], -1, t.n_variables, whole.shape[2])
 
 
-def outer(
-    rows: Float[Tensor, "channels rows atoms"], made: Float[Tensor, "channels columns atoms"], t: Tables
-) -> Float[Tensor, "channels entries"]:
-    """Transpose of :func:`gradient` in the weights: ``sum_atoms rows x monomials``, block by block."""
-    rows, made = rows.index_select(1, t.back), made.transpose(1, 2)
-    found, row, column = [], 0, 0
-    for height, width in t.blocks:
-        block = torch.bmm(rows[:, row : row + height], made[:, :, column : column + width])
-        found.append(block.flatten(1))
-        row, column = row + height, column + width
-    return torch.cat(found, 1)
+def add_outer(
+    blocks: Sequence[Tensor],
+    outputs: Float[Tensor, "channels outputs atoms"],
+    variables: Float[Tensor, "channels variables atoms"],
+    made: Float[Tensor, "channels columns atoms"],
+    parts: Sequence[Part],
+    t: Tables,
+) -> None:
+    """Add the transpose of :func:`gradient` in the weights, ``sum_atoms outputs variables monomials``."""
+    rows = (outputs[:, :, None] * variables[:, None]).flatten(1, 2).index_select(1, t.back)
+    of_classes = rows.split([height for height, _ in t.blocks], 1)
+    across = made.transpose(1, 2).split([width for _, width in t.blocks], 2)
+    for block, left, right in zip(blocks, of_classes, across, strict=True):
+        for z, first, last in parts:
+            block[z] += torch.bmm(left[:, :, first:last], right[:, first:last])

@@ -24,11 +24,11 @@ from ..features.engine import wanted
 from ..typing import Float, Tensor
 from . import contraction_kernels as kernels
 
-CHUNK = 900  # atoms times channels: about 2 MB in float32
-ATOMS = 256
+CHUNK = 3500  # atoms times channels: about 8 MB in float32
+ATOMS = 512
 
-Chunk = tuple[int, slice, slice]
-"""Element, channels, atoms."""
+Chunk = tuple[slice, slice, list[kernels.Part]]
+"""Channels, atoms, and which of these atoms are which element."""
 
 
 class SymmetricContraction(nn.Module):
@@ -117,14 +117,17 @@ class SymmetricContraction(nn.Module):
 
 
 def _chunks(counts: tuple[int, ...], channels: int, device: torch.device) -> Iterator[Chunk]:
-    """Whole rows of channels and atoms of one element each; all at once where there is no cache to stay in."""
-    for z, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
-        most = ATOMS if device.type == "cpu" else max(count, 1)
-        for first in range(end - count, end, most):
-            last = min(first + most, end)
-            step = max(1, CHUNK // (last - first)) if device.type == "cpu" else channels
-            for c in range(0, channels, step):
-                yield z, slice(c, min(c + step, channels)), slice(first, last)
+    """Blocks of channels and atoms; all at once where there is no cache to stay in."""
+    ends = list(accumulate(counts))
+    n_atoms = ends[-1]
+    most, room = (ATOMS, CHUNK) if device.type == "cpu" else (n_atoms, n_atoms * channels)
+    for first in range(0, n_atoms, max(most, 1)):
+        last = min(first + most, n_atoms)
+        step = max(1, room // (last - first))
+        spans = [(max(end - n, first), min(end, last)) for n, end in zip(counts, ends, strict=True)]
+        parts = [(z, start - first, stop - first) for z, (start, stop) in enumerate(spans) if start < stop]
+        for c in range(0, channels, step):
+            yield slice(c, min(c + step, channels)), slice(first, last), parts
 
 
 class _Contract(torch.autograd.Function):
@@ -192,16 +195,16 @@ def _values(
     features: Tensor, weights: Tensor, counts: tuple[int, ...], t: kernels.Tables, keep: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """B ``(outputs, channels, atoms)`` and the derivatives of each chunk."""
-    width, channels = features.shape[0] + 1, features.shape[1]
-    out = features.new_empty(t.rows.shape[0] // width, *features.shape[1:])
-    slopes = []
-    for z, c, a in _chunks(counts, channels, features.device):
-        x = kernels.homogeneous(features[:, c, a], 1.0)
-        slope = kernels.gradient(weights[z, c], kernels.powers(x, t), t).unflatten(1, (-1, width))
-        out[:, c, a] = (slope * x[:, None]).sum(2).div_(t.degree).transpose(0, 1)
+    x = kernels.homogeneous(features, 1.0)
+    out = x.new_empty(x.shape[0], t.rows.shape[0] // t.n_variables, x.shape[2])
+    blocks, slopes = kernels.blocks_of(weights, t), []
+    for c, a, parts in _chunks(counts, x.shape[0], x.device):
+        part = x[c, :, a]
+        slope = kernels.gradient([w[:, c] for w in blocks], kernels.powers(part, t), parts, t)
+        torch.sum(slope * part[:, None], 2, out=out[c, :, a])
         if keep:
             slopes.append(slope)
-    return out, slopes
+    return out.div_(t.degree).transpose(0, 1), slopes
 
 
 def _first(
@@ -214,19 +217,19 @@ def _first(
     which: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients in A and in the coefficients."""
-    d_features = torch.empty_like(features) if which[0] else None
+    g = grad.transpose(0, 1)
+    x = kernels.homogeneous(features, 1.0)
+    d_x = torch.empty_like(x) if which[0] else None
     d_weights = torch.zeros_like(weights) if which[1] else None
-    for (z, c, a), slope in zip(_chunks(counts, features.shape[1], features.device), slopes, strict=True):
-        g = grad[:, c, a].transpose(0, 1)
-        if d_features is not None:
-            d_features[:, c, a] = _weighted(slope, g).transpose(0, 1)[1:]
+    blocks = [] if d_weights is None else kernels.blocks_of(d_weights, t)
+    for (c, a, parts), slope in zip(_chunks(counts, x.shape[0], x.device), slopes, strict=True):
+        if d_x is not None:
+            _weighted(slope, g[c, :, a], d_x[c, :, a])
         if d_weights is not None:
-            x = kernels.homogeneous(features[:, c, a], 1.0 / t.degree)
-            x[:, 1:] /= t.degree
-            rows = (g[:, :, None] * x[:, None]).flatten(1, 2)
-            x = kernels.homogeneous(features[:, c, a], 1.0)
-            d_weights[z, c] += kernels.outer(rows, kernels.powers(x, t), t)
-    return d_features, d_weights
+            part = x[c, :, a]
+            mine = [w[:, c] for w in blocks]
+            kernels.add_outer(mine, g[c, :, a] / t.degree, part, kernels.powers(part, t), parts, t)
+    return None if d_x is None else d_x[:, 1:].transpose(0, 1), d_weights
 
 
 def _second(
@@ -240,29 +243,33 @@ def _second(
     which: tuple[bool, bool, bool],
 ) -> list[Tensor | None]:
     """Gradients of ``sum along * dB/dA`` in the gradient of B, in A and in the coefficients."""
-    d_grad = torch.empty_like(grad) if which[0] else None
-    d_features = torch.empty_like(features) if which[1] else None
+    g = grad.transpose(0, 1)
+    x, h = kernels.homogeneous(features, 1.0), kernels.homogeneous(along, 0.0)
+    d_g = x.new_empty(g.shape) if which[0] else None
+    d_x = torch.empty_like(x) if which[1] else None
     d_weights = torch.zeros_like(weights) if which[2] else None
-    for (z, c, a), slope in zip(_chunks(counts, features.shape[1], features.device), slopes, strict=True):
-        g, h = grad[:, c, a].transpose(0, 1), kernels.homogeneous(along[:, c, a], 0.0)
-        if d_grad is not None:
-            d_grad[:, c, a] = (slope * h[:, None]).sum(2).transpose(0, 1)
-        if d_features is None and d_weights is None:
+    blocks = kernels.blocks_of(weights, t)
+    d_blocks = [] if d_weights is None else kernels.blocks_of(d_weights, t)
+    for (c, a, parts), slope in zip(_chunks(counts, x.shape[0], x.device), slopes, strict=True):
+        if d_g is not None:
+            torch.sum(slope * h[c, None, :, a], 2, out=d_g[c, :, a])
+        if d_x is None and d_weights is None:
             continue
-        made, turned = kernels.directional(kernels.homogeneous(features[:, c, a], 1.0), h, t)
-        if d_features is not None:
-            bent = kernels.gradient(weights[z, c], turned, t).unflatten(1, slope.shape[1:3])
-            d_features[:, c, a] = _weighted(bent, g).transpose(0, 1)[1:]
+        made, turned = kernels.directional(x[c, :, a], h[c, :, a], t)
+        if d_x is not None:
+            _weighted(kernels.gradient([w[:, c] for w in blocks], turned, parts, t), g[c, :, a], d_x[c, :, a])
         if d_weights is not None:
-            d_weights[z, c] += kernels.outer((g[:, :, None] * h[:, None]).flatten(1, 2), made, t)
-    return [d_grad, d_features, d_weights]
+            kernels.add_outer([w[:, c] for w in d_blocks], g[c, :, a], h[c, :, a], made, parts, t)
+    turned_x = None if d_x is None else d_x[:, 1:].transpose(0, 1)
+    return [None if d_g is None else d_g.transpose(0, 1), turned_x, d_weights]
 
 
 def _weighted(
-    slope: Float[Tensor, "channels outputs variables atoms"], grad: Float[Tensor, "channels outputs atoms"]
-) -> Float[Tensor, "channels variables atoms"]:
+    slope: Float[Tensor, "channels outputs variables atoms"],
+    grad: Float[Tensor, "channels outputs atoms"],
+    out: Float[Tensor, "channels variables atoms"],
+) -> None:
     """``sum_o g_o dB_o/dx_i``."""
-    out = slope[:, 0] * grad[:, :1]
+    torch.mul(slope[:, 0], grad[:, :1], out=out)
     for o in range(1, grad.shape[1]):
         out.addcmul_(slope[:, o], grad[:, o : o + 1])
-    return out
