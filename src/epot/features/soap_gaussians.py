@@ -14,6 +14,7 @@ from torch import nn
 from ..typing import Float, Tensor
 from .angular import n_harmonics, solid_recursion
 from .scratch import Scratch
+from .small_products import small_products
 from .soap_dialects import Gaussians
 from .soap_fade import Fade
 
@@ -49,7 +50,7 @@ class GaussianSums(nn.Module):
         powers = scratch.take("powers", degrees * n_max, points, like=vectors)
         torch.mul(self.rates, near, out=powers).exp2_()
         series = scratch.take("series0", degrees, n_max, points, like=vectors)
-        torch.bmm(self.mix, powers.view(degrees, n_max, points), out=series)
+        small_products(self.mix, powers.view(degrees, n_max, points), out=series)
         angular = scratch.take("angular0", n_harmonics(self.l_max), points, like=vectors)
         solid_recursion(along, self.l_max, out=angular)
         if not fade.plain:
