@@ -1,0 +1,232 @@
+"""Checkpoints of mace-torch, read without it: its energies, forces and stress, and what is refused.
+
+Witness: mace-torch 0.3.16 with e3nn 0.4.4 in double precision, random weights (tests/oracles/mace_checkpoints.py); for
+Chebyshev polynomials, whose derivatives it leaves out, differences of its energies.
+"""
+
+import io
+import json
+import lzma
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from epot import interchange
+from epot.data.structure import Structure
+from epot.errors import ConfigError, ModelFileError, UnknownElementError
+from epot.fitted import Fitted
+from epot.geometry.graph import build, collate
+from epot.interchange import mace
+from epot.predict import predict
+
+FOLDER = Path(__file__).parents[1] / "data_files" / "mace"
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+CASES = [(name, head) for name, heads in EXPECTED.items() for head in heads]
+SINGLE = {"mp0", "invariant"}  # saved in single precision
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The checkpoints as mace-torch wrote them."""
+    folder = tmp_path_factory.mktemp("mace")
+    for name in EXPECTED:
+        (folder / f"{name}.model").write_bytes(lzma.decompress((FOLDER / f"{name}.model.xz").read_bytes()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def potentials(files):
+    """All of them, read once; double precision."""
+    return {
+        (name, head): mace.load(files / f"{name}.model", head=head if len(EXPECTED[name]) > 1 else None).double()
+        for name, head in CASES
+    }
+
+
+def structure(system):
+    periodic = bool(np.any(system["cell"]))
+    return Structure(*(np.array(system[k]) for k in ("numbers", "positions", "cell")), (periodic,) * 3)
+
+
+def errors(potential, name, head):
+    """Largest of energy per atom, forces, stress."""
+    found = []
+    for system in EXPECTED[name][head].values():
+        s = structure(system)
+        want = ("forces", "stress") if s.pbc.all() else ("forces",)
+        made = predict(potential, build(s, potential.cutoff), want)
+        found.append(abs(float(made.energy) - system["energy"]) / len(s))
+        found.append(np.abs(made.forces.numpy() - system["forces"]).max())
+        if "stress" in want:
+            found.append(np.abs(made.stress.numpy() - system["stress"]).max())
+    return max(found)
+
+
+@pytest.mark.parametrize(("name", "head"), CASES)
+def test_same_as_mace(potentials, name, head):
+    """A molecule and a skew cell of half the cutoff's length; a control has no terms of the highest power."""
+    potential = potentials[name, head]
+    tolerance = 2e-6 if name in SINGLE else 1e-9
+    assert errors(potential, name, head) < tolerance
+    weights = potential.terms["body"].products[0].powers.weights
+    highest = weights[len(potential.terms["body"].products[0].powers.tables.n_paths[0]) - 1]
+    kept = highest.detach().clone()
+    with torch.no_grad():
+        highest.zero_()
+        assert errors(potential, name, head) > 50 * tolerance
+        highest.copy_(kept)
+    assert errors(potential, name, head) < tolerance
+
+
+def test_in_a_batch_as_alone(potentials):
+    potential = potentials["0b3", "Default"]
+    systems = EXPECTED["0b3"]["Default"]
+    made = predict(potential, collate([build(structure(s), potential.cutoff) for s in systems.values()]))
+    assert np.allclose(made.energy.numpy(), [s["energy"] for s in systems.values()], atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["0b3", "mp0", "off"])
+def test_precision_of_the_file_is_kept(files, name):
+    potential = mace.load(files / f"{name}.model")
+    dtypes = {p.dtype for p in potential.parameters()}
+    assert dtypes == {torch.float32 if name in SINGLE else torch.float64}
+
+
+def test_settings_are_those_of_the_file(files):
+    made = mace.read(files / "0b3.model")
+    assert made.heads == ("Default",)
+    config = made.config
+    assert (config["interaction_first"], config["interaction"]) == ("density", "density_residual")
+    assert (config["distance_transform"], config["correlation"]) == ("agnesi", [3, 3])
+    assert (config["max_l"], config["max_ell"], config["n_channels"], config["radial_mlp"]) == (1, 3, 3, [5, 7, 6])
+    core = mace.load(files / "0b3.model").terms["core"]
+    assert (core.screening, core.power, core.length, core.radii, core.factor) == ("mace", None, None, None, 0.81)
+    assert mace.read(files / "layers.model").config["correlation"] == [3, 2, 1]
+    assert len(mace.load(files / "mp0.model").elements) == 89
+
+
+def test_an_element_that_is_missing(files):
+    potential = mace.load(files / "off.model")
+    with pytest.raises(UnknownElementError, match="Si"):
+        build(Structure(np.array([14]), np.zeros((1, 3))), potential.cutoff, elements=potential.elements)
+
+
+def test_heads_are_chosen_by_name(files):
+    with pytest.raises(ConfigError, match="2 heads.*pt_head, Default"):
+        mace.load(files / "heads.model")
+    with pytest.raises(ConfigError, match="did you mean 'pt_head'"):
+        mace.load(files / "heads.model", head="pthead")
+    with pytest.raises(ConfigError, match="no head 'spice'"):
+        mace.load(files / "off.model", head="spice")
+
+
+def test_is_found_by_its_content(files, tmp_path):
+    for name in EXPECTED:
+        assert interchange.find(files / f"{name}.model") == "mace"
+    (tmp_path / "other").write_bytes(b"nothing of the kind")
+    assert not mace.matches(tmp_path / "other")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "tensors.pt")
+    assert not mace.matches(tmp_path / "tensors.pt")
+
+
+def rewritten(path, change, out):
+    """A checkpoint with its pickle changed."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, change(data) if name.endswith("data.pkl") else data)
+    return out
+
+
+def test_unknown_blocks_are_named(files, tmp_path):
+    old, new = b"RealAgnosticResidualInteractionBlock", b"RealAgnosticAttentionInteractBlock__"
+    assert len(old) == len(new)
+    path = rewritten(files / "off.model", lambda data: data.replace(old, new), tmp_path / "other.model")
+    with pytest.raises(ModelFileError, match=r"interactions\.0: RealAgnosticAttentionInteractBlock__, interactions\.1"):
+        mace.load(path)
+    path = rewritten(files / "plain.model", lambda d: d.replace(b"ZBLBasis", b"NLHBasis"), tmp_path / "core.model")
+    with pytest.raises(ModelFileError, match="pair_repulsion_fn: NLHBasis"):
+        mace.load(path)
+    path = rewritten(
+        files / "plain.model", lambda d: d.replace(b"models\nMACE", b"models\nMECA"), tmp_path / "kind.model"
+    )
+    with pytest.raises(ModelFileError, match=r"mace\.modules\.models\.MECA; expected one of MACE"):
+        mace.load(path)
+
+
+def test_weights_that_are_not_finite_are_named(files, tmp_path):
+    with zipfile.ZipFile(files / "off.model") as old, zipfile.ZipFile(tmp_path / "nan.model", "w") as new:
+        largest = max((n for n in old.namelist() if "/data/" in n), key=lambda n: old.getinfo(n).file_size)
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, data[:-8] + np.float64(np.nan).tobytes() if name == largest else data)
+    with pytest.raises(ModelFileError, match=r"not finite numbers: products\.0\.symmetric_contractions"):
+        mace.load(tmp_path / "nan.model")
+
+
+def test_weights_without_settings(files, tmp_path):
+    weights = {"products.0.symmetric_contractions.contractions.0.weights_max": torch.zeros(3)}
+    for content in (weights, {"model": weights, "optimizer": {}}):
+        torch.save(content, tmp_path / "state.pt")
+        assert mace.matches(tmp_path / "state.pt")
+        with pytest.raises(ModelFileError, match="weights without their settings.*Give the .model file"):
+            mace.load(tmp_path / "state.pt")
+
+
+def test_compiled_models(tmp_path):
+    with zipfile.ZipFile(tmp_path / "lammps.pt", "w") as file:
+        file.writestr("m/code/__torch__/mace/modules/models.py", "...")
+        file.writestr("m/data.pkl", pickle.dumps(None))
+    assert interchange.find(tmp_path / "lammps.pt") == "mace"
+    with pytest.raises(ModelFileError, match="compiled model"):
+        mace.load(tmp_path / "lammps.pt")
+
+
+class Hostile:
+    """What it does when it is unpickled: create a file."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return eval, (f"open({str(self.trace)!r}, 'w').close()",)
+
+
+def test_a_hostile_file_is_refused_and_nothing_runs(files, tmp_path):
+    trace = tmp_path / "trace"
+    inner = pickle.dumps(Hostile(trace), protocol=2)[2:-1]  # without the first and the last word
+    path = rewritten(files / "off.model", lambda data: data[:2] + inner + b"0" + data[2:], tmp_path / "bad.model")
+    with pytest.raises(ModelFileError, match=r"wants to use (builtins|__builtin__)\.eval, .* nothing of it was run"):
+        mace.load(path)
+    assert not trace.exists()
+    with zipfile.ZipFile(path) as file:
+        data = file.read(next(n for n in file.namelist() if n.endswith("data.pkl")))
+
+    class Open(pickle.Unpickler):
+        def persistent_load(self, pid):
+            return None
+
+    with pytest.raises(Exception):  # noqa: B017, PT011  (a control: an open unpickler runs it, and fails later)
+        Open(io.BytesIO(data)).load()
+    assert trace.exists()
+
+
+def test_full_citizen(files, tmp_path):
+    """A model file gives the numbers back; calculator and doctor."""
+    system = EXPECTED["0b3"]["Default"]["cell"]
+    fitted = Fitted(mace.load(files / "0b3.model"))
+    fitted.save(tmp_path / "model.epot")
+    again = Fitted.load(tmp_path / "model.epot")
+    s = structure(system)
+    made = again.predict(s, ("energy", "forces", "stress"))
+    assert abs(made.energy - system["energy"]) < 1e-9
+    assert np.abs(made.forces - system["forces"]).max() < 1e-9
+    atoms = s.to_ase()
+    atoms.calc = again.calculator()
+    assert abs(atoms.get_potential_energy() - system["energy"]) < 1e-9
+    assert "batatia2022mace" in again.cite()
+    assert "ziegler1985stopping" in again.cite()
