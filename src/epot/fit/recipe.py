@@ -8,16 +8,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from .. import registry
 from ..blocks.member_readout import MemberReadout
 from ..blocks.readout import LinearReadout
 from ..data.dataset import Dataset
-from ..errors import ConfigError
+from ..errors import ConfigError, FitError
 from ..potential import Potential, Sum
 from ..terms.offsets import Offsets
 from .journal import Journal
+
+Kind = TypeVar("Kind", bound=Potential)
 
 
 @dataclass
@@ -75,6 +77,23 @@ def member_readout_of(potential: Potential) -> MemberReadout | None:
     return next((m for m in potential.modules() if isinstance(m, MemberReadout)), None)
 
 
+def one_term(state: FitState, kind: type[Kind], task: str) -> Kind:
+    """The one term of a kind that a stage is for.
+
+    Args:
+        state: of the fit.
+        kind: class of the term.
+        task: what the stage does with it, for the message: ``"SelectSparse chooses the sparse points of"``.
+
+    Raises:
+        FitError: there is none, or there are several.
+    """
+    found = [m for m in state.potential.modules() if isinstance(m, kind)]
+    if len(found) != 1:
+        raise FitError(f"{task} one {kind.__name__}; this potential has {len(found)}.")
+    return found[0]
+
+
 def fixed_terms(potential: Potential) -> Sum | None:
     """The terms of a sum that are neither offsets nor have anything to be learned: the baseline; None without any."""
     if not isinstance(potential, Sum):
@@ -121,5 +140,6 @@ def check_order(stages: Sequence[Stage]) -> None:
         if after.rank < before.rank:
             raise ConfigError(
                 f"{type(after).__name__} cannot run after {type(before).__name__}, whose result it would make void; "
-                "the order is FitOffsets, SelectSparse, Solve or Descend, Posterior, Calibrate."
+                "the order is FitOffsets; SelectSparse, FitStatistics, FitKernel or FindTopology; Solve or Descend; "
+                "Posterior; Calibrate."
             )

@@ -12,13 +12,13 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from ...data.structure import Structure
-from ...errors import ConfigError, FitError, LabelError
+from ...errors import ConfigError, LabelError
 from ...geometry.graph import build
 from ...models.krr import Krr
 from ...potential import Potential
 from ...progress import track
 from ...typing import Tensor
-from ..recipe import FitState, Stage, offsets_of
+from ..recipe import FitState, Stage, offsets_of, one_term
 from ..selection import farthest_points
 from .offsets import baseline
 
@@ -255,12 +255,5 @@ def described(state: FitState, term: Krr, data: Any) -> Tensor:
 
 
 def kernel_term(state: FitState) -> Krr:
-    """The term whose kernel is set.
-
-    Raises:
-        FitError: there is none, or there are several.
-    """
-    found = [m for m in state.potential.modules() if isinstance(m, Krr)]
-    if len(found) != 1:
-        raise FitError(f"FitKernel sets the kernel of one Krr; this potential has {len(found)}.")
-    return found[0]
+    """The term whose kernel is set."""
+    return one_term(state, Krr, "FitKernel sets the kernel of")

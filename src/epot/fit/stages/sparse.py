@@ -19,7 +19,7 @@ from ...models.gap import GAP
 from ...potential import Potential
 from ...progress import track
 from ...typing import Tensor
-from ..recipe import FitState, Stage
+from ..recipe import FitState, Stage, one_term
 from ..selection import cur, different, farthest_points
 from ..triangle import refuse_too_large
 
@@ -275,15 +275,8 @@ def _numbers(symbol: str, given: str | Sequence[int]) -> np.ndarray:
 
 
 def sparse_term(state: FitState) -> GAP:
-    """The term that sparse points are chosen for.
-
-    Raises:
-        FitError: there is none.
-    """
-    found = [m for m in state.potential.modules() if isinstance(m, GAP)]
-    if len(found) != 1:
-        raise FitError(f"SelectSparse chooses the sparse points of one GAP; this potential has {len(found)}.")
-    return found[0]
+    """The term that sparse points are chosen for."""
+    return one_term(state, GAP, "SelectSparse chooses the sparse points of")
 
 
 def environments(state: FitState, elements: tuple[int, ...]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from ...geometry.topology import difference, perceive
 from ...models.force_field import ForceField
 from ...potential import Potential
 from ..checks import where
-from ..recipe import FitState, Stage
+from ..recipe import FitState, Stage, one_term
 
 AVERAGED = 100
 """Training structures whose mean lengths and angles a fit starts from."""
@@ -63,12 +63,5 @@ class FindTopology(Stage):
 
 
 def force_field(state: FitState) -> ForceField:
-    """The term that has a topology.
-
-    Raises:
-        FitError: there is none, or there are several.
-    """
-    found = [m for m in state.potential.modules() if isinstance(m, ForceField)]
-    if len(found) != 1:
-        raise FitError(f"FindTopology finds the bonds of one ForceField; this potential has {len(found)}.")
-    return found[0]
+    """The term that has a topology."""
+    return one_term(state, ForceField, "FindTopology finds the bonds of")
