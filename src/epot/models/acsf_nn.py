@@ -95,7 +95,6 @@ class AcsfNN(Potential):
         return {k: self.hidden[s] for k, s in enumerate(symbols)}
 
     def forward(self, graph: Graph) -> Output:
-        self.descriptor.to(self.standardize.mean.dtype)  # a file keeps the precision of weights and statistics alone
         species = self.descriptor.species(graph)
         features = self.networks(self.standardize(self.descriptor(graph), species), species)
         energy, members = self.readout(features)
