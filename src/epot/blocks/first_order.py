@@ -1,13 +1,14 @@
-"""PaiNN's steps on atoms for forces alone: one function each, differentiated once and by geometry only.
+"""Steps on atoms for forces alone: one function each, differentiated once and by geometry only.
 
 A loss on forces needs second derivatives and the weights' gradients, which autograd makes of ordinary operations
-(:class:`epot.models.painn.Message`, :class:`~epot.models.painn.Update`). Molecular dynamics needs neither, and there
-small systems spend most of their time on starting small operations. These are the same formulas with few of them.
-Weights are constants here. Equation numbers are those of arXiv:2102.03150.
+(:class:`epot.models.painn.Message`, :class:`~epot.models.painn.Update`, :class:`epot.models.schnet.Interaction`).
+Molecular dynamics needs neither, and there small systems spend most of their time on starting small operations. These
+are the same formulas with few of them. Weights are constants here. Equation numbers are those of arXiv:2102.03150.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..typing import Float, Tensor
 
+LN2 = math.log(2)
 _silu_backward = torch.ops.aten.silu_backward
 
 
@@ -50,6 +52,35 @@ def update(
     """
     new_q, new_mu = _Update.apply(q, mu, epsilon, vectors, *(t.detach() for t in weights))
     return new_q, mu if new_mu is None else new_mu
+
+
+def residual(
+    x: Float[Tensor, "atoms F"], m: Float[Tensor, "atoms G"], weights: Sequence[Tensor]
+) -> Float[Tensor, "atoms F"]:
+    """``x + v(m)`` with two dense layers and a shifted softplus between them (SchNet's atomwise layers).
+
+    Args:
+        x: features.
+        m: messages.
+        weights: weight and bias of the two layers.
+    """
+    return _Residual.apply(x, m, *(t.detach() for t in weights))
+
+
+class _Residual(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, m: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        h = torch.addmm(b1, m, w1.t())
+        ctx.save_for_backward(h, w1, w2)
+        hidden = torch.nn.functional.softplus(h).sub_(LN2)
+        return torch.addmm(b2, hidden, w2.t()).add_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, w1, w2 = ctx.saved_tensors
+        d_m = grad.mm(w2).mul_(h.sigmoid_()).mm(w1)
+        return grad, d_m, None, None, None, None
 
 
 class _Table(torch.autograd.Function):

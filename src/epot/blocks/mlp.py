@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -19,20 +20,32 @@ def dense(n_in: int, n_out: int, *, bias: bool = True, dtype: torch.dtype = torc
     return layer
 
 
+def shifted_softplus(x: Tensor) -> Tensor:
+    """``ln(e^x / 2 + 1 / 2)``: zero at zero."""
+    return nn.functional.softplus(x) - math.log(2)
+
+
 class MLP(nn.Module):
-    """Dense layers with SiLU between them, none after the last.
+    """Dense layers with an activation between them, none after the last.
 
     Args:
         sizes: widths, from the input's to the output's.
+        activation: between the layers.
     """
 
-    def __init__(self, sizes: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: Callable[[Tensor], Tensor] = nn.functional.silu,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.layers = nn.ModuleList(dense(a, b, dtype=dtype) for a, b in pairs)
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self.layers
         for layer in hidden:
-            x = nn.functional.silu(layer(x))
+            x = self.activation(layer(x))
         return last(x)

@@ -1,21 +1,64 @@
-"""PaiNN weights from schnetpack (https://github.com/atomistic-machine-learning/schnetpack, version 2)."""
+"""PaiNN and SchNet weights from schnetpack (https://github.com/atomistic-machine-learning/schnetpack, version 2)."""
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from ..elements import to_number
 from ..errors import ModelFileError
 from ..models.painn import PaiNN
+from ..models.schnet import SchNet
 from ..potential import Potential, Sum
 from ..terms.offsets import Offsets
 from ..typing import Tensor
 
 CutoffName = Literal["cosine", "polynomial"]
 BASES: dict[str, Literal["gaussian", "bessel"]] = {"offsets": "gaussian", "freqs": "bessel"}
+WANTED = {
+    PaiNN: {"embedding.weight", "filter_net.weight", "interactions.0.interatomic_context_net.0.weight"},
+    SchNet: {"embedding.weight", "interactions.0.in2f.weight", "interactions.0.filter_network.0.weight"},
+}
+
+
+def matches(path: str | os.PathLike) -> bool:
+    """Whether a file holds the state of such a model, as ``torch.save(model.state_dict(), path)`` writes it."""
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        return False
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever it is, it is not this
+        return False
+    return isinstance(state, Mapping) and "representation.embedding.weight" in state
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    elements: Sequence[int | str] | None = None,
+    cutoff_function: CutoffName = "cosine",
+    energy_unit: float = 1.0,
+) -> Potential:
+    """Read a file that ``torch.save(model.state_dict(), path)`` wrote.
+
+    Args:
+        path: of the file.
+        elements, cutoff_function, energy_unit: of :func:`from_schnetpack`.
+
+    Raises:
+        ModelFileError: the file cannot be read without running code from it, or holds something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as why:
+        raise ModelFileError(f"{path} is not a file of tensors that torch.save wrote: {why}") from None
+    if not isinstance(state, Mapping):
+        raise ModelFileError(f"{path} holds a {type(state).__name__}; expected a state_dict of a schnetpack model.")
+    return from_schnetpack(state, elements=elements, cutoff_function=cutoff_function, energy_unit=energy_unit)
 
 
 def from_schnetpack(
@@ -25,7 +68,7 @@ def from_schnetpack(
     cutoff_function: CutoffName = "cosine",
     energy_unit: float = 1.0,
 ) -> Potential:
-    """A potential with the weights of schnetpack's ``NeuralNetworkPotential`` around its PaiNN.
+    """A potential with the weights of schnetpack's ``NeuralNetworkPotential`` around its PaiNN or SchNet.
 
     Args:
         state: its ``state_dict()``, tensors by name (read a file with ``torch.load(path, weights_only=True)``).
@@ -34,21 +77,21 @@ def from_schnetpack(
         energy_unit: eV in one unit of energy of the model (0.0433641 for kcal/mol). Lengths must be Å.
 
     Returns:
-        The :class:`~epot.models.painn.PaiNN`; where the state holds ``AddOffsets``, a ``Sum`` with its offsets.
+        The :class:`~epot.models.painn.PaiNN` or :class:`~epot.models.schnet.SchNet`; where the state holds
+        ``AddOffsets``, a ``Sum`` with its offsets.
 
     Raises:
         ModelFileError: the state is not that of such a model.
     """
     body = {k.removeprefix("representation."): v for k, v in state.items() if k.startswith("representation.")}
     head = {k.split("outnet.")[-1]: v for k, v in state.items() if ".outnet." in k}
-    _refuse_others(body, head)
+    kind = _kind(body, head)
     rows = body["embedding.weight"]
     numbers = tuple(to_number(z) for z in elements) if elements is not None else tuple(range(1, len(rows)))
-    model = _empty(body, numbers, cutoff_function)
+    settings = _settings(body) | {"elements": numbers, "cutoff_function": cutoff_function}
+    model = (_painn if kind is PaiNN else _schnet)(body, settings)
     with torch.no_grad():
         model.embedding.weight.copy_(rows[list(numbers)])
-        _copy_interactions(model, body)
-        _copy_filters(model, body)
         model.hidden.load_state_dict({"weight": head["0.weight"], "bias": head["0.bias"]})
         model.readout.weight.copy_(head["1.weight"][0])
         model.readout.bias = torch.nn.Parameter(head["1.bias"][0].clone())
@@ -56,27 +99,28 @@ def from_schnetpack(
     return _with_offsets(model, state, numbers, energy_unit)
 
 
-def _refuse_others(body: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> None:
-    wanted = {"embedding.weight", "filter_net.weight", "interactions.0.interatomic_context_net.0.weight"}
-    if missing := sorted(wanted - set(body)):
-        raise ModelFileError(f"This is not the state of a schnetpack PaiNN: it lacks representation.{missing[0]}.")
+def _kind(body: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> type[Potential]:
+    kind = SchNet if any(".in2f." in k for k in body) else PaiNN
+    if missing := sorted(WANTED[kind] - set(body)):
+        raise ModelFileError(
+            f"This is not the state of a schnetpack {kind.__name__}: it lacks representation.{missing[0]}."
+        )
     f = body["embedding.weight"].shape[1]
     if set(head) != {"0.weight", "0.bias", "1.weight", "1.bias"} or tuple(head["0.weight"].shape) != (f // 2, f):
         raise ModelFileError(
             "The model's output must be schnetpack's default Atomwise: one hidden layer of half the features. "
             f"This one has {', '.join(f'{k} {tuple(v.shape)}' for k, v in head.items()) or 'none'}."
         )
+    return kind
 
 
-def _empty(body: Mapping[str, Tensor], numbers: tuple[int, ...], cutoff_function: CutoffName) -> PaiNN:
-    """A model of the state's sizes and dtype."""
-    n_features = body["embedding.weight"].shape[1]
-    n_layers = 1 + max(int(k.split(".")[1]) for k in body if k.startswith("interactions."))
-    width, n_radial = body["filter_net.weight"].shape
+def _settings(body: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What both models have: sizes, cutoff, radial basis."""
     radial = next((v for k, v in BASES.items() if f"radial_basis.{k}" in body), None)
     if radial is None:
         raise ModelFileError("The radial basis must be schnetpack's GaussianRBF (from 0) or BesselRBF.")
     cutoff = float(body["cutoff_fn.cutoff"])
+    n_radial = len(body["radial_basis.offsets" if radial == "gaussian" else "radial_basis.freqs"])
     if radial == "gaussian":
         centers = body["radial_basis.offsets"]
         wanted = torch.linspace(0, cutoff, n_radial, dtype=centers.dtype)
@@ -84,19 +128,51 @@ def _empty(body: Mapping[str, Tensor], numbers: tuple[int, ...], cutoff_function
             raise ModelFileError(
                 "The Gaussian centers must go from 0 to the cutoff in equal steps as wide (start=0, not trained)."
             )
-    first, last = (body[f"interactions.{k}.interatomic_context_net.0.weight"] for k in (0, n_layers - 1))
+    return {
+        "cutoff": cutoff,
+        "n_features": body["embedding.weight"].shape[1],
+        "n_layers": 1 + max(int(k.split(".")[1]) for k in body if k.startswith("interactions.")),
+        "n_radial": n_radial,
+        "radial": radial,
+    }
+
+
+def _shared(body: Mapping[str, Tensor], name: str, n_layers: int) -> bool:
+    """Whether all interactions have the same weights: they are all written."""
+    first, last = (body[f"interactions.{k}.{name}"] for k in (0, n_layers - 1))
+    return n_layers > 1 and torch.equal(first, last)
+
+
+def _schnet(body: Mapping[str, Tensor], settings: dict[str, Any]) -> SchNet:
+    n_layers, n_filters = settings["n_layers"], len(body["interactions.0.in2f.weight"])
+    shared = _shared(body, "in2f.weight", n_layers)
+    model = SchNet(
+        **settings,
+        n_filters=None if n_filters == settings["n_features"] else n_filters,
+        shared_interactions=shared,
+        readout_activation="silu",
+    ).to(body["embedding.weight"].dtype)
+    with torch.no_grad():
+        for k, interaction in enumerate(model.interactions):
+            at = f"interactions.{k}"
+            interaction.project.weight.copy_(body[f"{at}.in2f.weight"])
+            for layers, name in ((interaction.filter, "filter_network"), (interaction.update, "f2out")):
+                for n, layer in enumerate(layers.layers):
+                    layer.load_state_dict(_dense(body, f"{at}.{name}.{n}"))
+    return model
+
+
+def _painn(body: Mapping[str, Tensor], settings: dict[str, Any]) -> PaiNN:
+    n_layers, width = settings["n_layers"], len(body["filter_net.weight"])
     model = PaiNN(
-        numbers,
-        cutoff,
-        n_features=n_features,
-        n_layers=n_layers,
-        n_radial=n_radial,
-        radial=radial,
-        cutoff_function=cutoff_function,
-        shared_interactions=n_layers > 1 and torch.equal(first, last),
-        shared_filters=n_layers > 1 and width == 3 * n_features,
-    )
-    return model.to(body["embedding.weight"].dtype)
+        **settings,
+        shared_interactions=_shared(body, "interatomic_context_net.0.weight", n_layers),
+        shared_filters=n_layers > 1 and width == 3 * settings["n_features"],
+    ).to(body["embedding.weight"].dtype)
+    with torch.no_grad():
+        _copy_interactions(model, body)
+        _copy_filters(model, body)
+    return model
 
 
 def _copy_interactions(model: PaiNN, body: Mapping[str, Tensor]) -> None:
@@ -130,7 +206,7 @@ def _copy_filters(model: PaiNN, body: Mapping[str, Tensor]) -> None:
         ours.copy_(_ordered(theirs, (1, 0, 2)).T)
 
 
-def _with_offsets(model: PaiNN, state: Mapping[str, Tensor], numbers: tuple[int, ...], unit: float) -> Potential:
+def _with_offsets(model: Potential, state: Mapping[str, Tensor], numbers: tuple[int, ...], unit: float) -> Potential:
     """Postprocessing ``AddOffsets``: a mean and a table of energies per atom."""
     found = [v for k, v in state.items() if k.startswith("postprocessors.") and k.endswith((".mean", ".atomref"))]
     if not found:

@@ -1,0 +1,249 @@
+"""Functions of the distance as quintic splines: what a network makes of it is computed at nodes, not at every pair.
+
+A filter ``W(r) = fade(r) f(r)`` is a smooth function of one number, so its values at a few hundred nodes say all of it:
+with B-splines of degree 5 on equal intervals, ``f(r) = sum_k N_k(r) c_k`` with six terms that are not zero. The
+coefficients ``c`` are linear in the values at the nodes, so gradients with respect to a network's weights go through
+the nodes only, in training too; the spline has four continuous derivatives, so energies, forces and Hessians are
+those of one smooth function. The cutoff function is not tabulated: it multiplies the six terms exactly.
+
+Splines: C. de Boor, A Practical Guide to Splines (1978), chapters IX and XIII.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import comb, factorial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.linalg import solve_banded
+
+from ..features.cutoff import CutoffFunction
+from ..typing import Float, Int, Tensor
+
+DEGREE = 5
+TERMS = DEGREE + 1
+MARGIN = 3  # intervals beyond both ends, where the conditions at the ends of a spline do no harm
+TOLERANCE = {torch.float64: 1e-10}  # of a kept table, relative to the largest value; 1e-6 in other precisions
+CLOSEST = 0.5  # Å: atoms are not nearer, and some radial functions are far larger there
+FINEST = 16  # times the usual number of nodes
+
+
+class Grid(NamedTuple):
+    """Equal intervals from ``-MARGIN`` steps to ``MARGIN`` steps beyond the cutoff.
+
+    Attributes:
+        intervals: between 0 and the cutoff.
+        step: Å.
+        points: where values are asked for: the knots, and two points more near either end, ``(coefficients,)``.
+        terms: coefficients of ``1, x, .., x^5`` in the six B-splines of an interval, their first and their second
+            derivative by x, where x goes from 0 to 1, ``(6, 18)``.
+    """
+
+    intervals: int
+    step: float
+    points: Float[Tensor, " coefficients"]
+    terms: Float[Tensor, "six eighteen"]
+
+
+@lru_cache(maxsize=32)
+def grid(cutoff: float, intervals: int, dtype: torch.dtype, device: torch.device) -> Grid:
+    """The grid with so many intervals between 0 and the cutoff (Å)."""
+    with torch.inference_mode(False), torch.no_grad():
+        step = cutoff / intervals
+        points = (_places(intervals) - MARGIN) * step
+        points[MARGIN + 2] = 1e-12 * step  # not zero, by which some radial functions divide
+        return Grid(intervals, step, points.to(dtype).to(device), _polynomials().to(dtype).to(device))
+
+
+def _places(intervals: int) -> Tensor:
+    """Of the points, in intervals from the first."""
+    n = intervals + 2 * MARGIN
+    ends = torch.tensor([0.5, 1.5], dtype=torch.float64)
+    return torch.cat([torch.arange(n + 1, dtype=torch.float64), ends, n - ends]).sort().values
+
+
+def _terms(intervals: int) -> tuple[Tensor, Tensor]:
+    """The first of the six coefficients at each point, and what multiplies them."""
+    places = _places(intervals)
+    first = places.floor().clamp(max=intervals + 2 * MARGIN - 1)
+    return first.long(), _powers(places - first) @ _polynomials()[:, :TERMS]
+
+
+@lru_cache(maxsize=32)
+def solver(intervals: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "coefficients coefficients"]:
+    """The matrix that makes coefficients of values at the points of a grid."""
+    with torch.inference_mode(False), torch.no_grad():
+        first, terms = _terms(intervals)
+        matrix = terms.new_zeros(len(first), len(first))
+        matrix.scatter_(1, first.unsqueeze(1) + torch.arange(TERMS), terms)
+        return torch.linalg.inv(matrix).to(dtype).to(device)
+
+
+def _solved(intervals: int, values: Float[Tensor, "coefficients F"]) -> Tensor:
+    """Coefficients without that matrix, whose size grows with the square of theirs."""
+    first, terms = _terms(intervals)
+    n = len(first)
+    rows, columns = np.repeat(np.arange(n), TERMS), (first.unsqueeze(1) + torch.arange(TERMS)).view(-1).numpy()
+    band = np.zeros((2 * DEGREE + 1, n))
+    band[DEGREE + rows - columns, columns] = terms.view(-1).numpy()
+    return torch.from_numpy(solve_banded((DEGREE, DEGREE), band, values.cpu().numpy())).to(values.device)
+
+
+def _polynomials() -> Float[Tensor, "six eighteen"]:
+    """B-spline k on the interval: ``sum_s (-1)^(s-k) C(6, s-k) (5 - s + x)^5 / 5!`` for s = k..5, and derivatives."""
+    table = torch.zeros(TERMS, 3 * TERMS, dtype=torch.float64)
+    for k in range(TERMS):
+        for p in range(TERMS):
+            total = sum((-1) ** (s - k) * comb(TERMS, s - k) * (DEGREE - s) ** (DEGREE - p) for s in range(k, TERMS))
+            table[p, k] = comb(DEGREE, p) * total / factorial(DEGREE)
+    p = torch.arange(1.0, TERMS, dtype=torch.float64)[:, None]
+    table[:-1, TERMS : 2 * TERMS] = table[1:, :TERMS] * p
+    table[:-1, 2 * TERMS :] = table[1:, TERMS : 2 * TERMS] * p
+    return table
+
+
+def _powers(x: Tensor) -> Tensor:
+    two = x * x
+    three = two * x
+    return torch.stack([torch.ones_like(x), x, two, three, two * two, two * three], -1)
+
+
+class Taps:
+    """The six terms of the spline at each of some distances, times the cutoff function.
+
+    Args:
+        distances: Å, from 0 to the cutoff.
+        on: the grid.
+        cutoff: Å.
+        fade: the cutoff function, with its derivative.
+
+    Attributes:
+        first: the first of the six coefficients.
+    """
+
+    first: Int[Tensor, " pairs"]
+
+    def __init__(self, distances: Float[Tensor, " pairs"], on: Grid, cutoff: float, fade: CutoffFunction) -> None:
+        self.grid = on
+        place = distances.detach() / on.step + MARGIN
+        floor = place.floor()
+        self.first = floor.long()
+        self._powers = _powers(place - floor)
+        self._fade = (distances.detach(), fade, cutoff)
+        self._made: dict[str, Tensor] = {}
+
+    def index(self) -> Int[Tensor, "pairs six"]:
+        """Of the six coefficients."""
+        if "index" not in self._made:
+            self._made["index"] = self.first.unsqueeze(1) + torch.arange(TERMS, device=self.first.device)
+        return self._made["index"]
+
+    def values(self, table: Float[Tensor, "coefficients F"], order: int = 0) -> Float[Tensor, "pairs F"]:
+        """The functions, or their first or second derivative, at all distances."""
+        starts = torch.arange(0, self.first.numel() * TERMS, TERMS, device=table.device)
+        return sums(table, self.index().view(-1), starts, self.weights(order).view(-1))
+
+    def weights(self, order: int) -> Float[Tensor, "pairs six"]:
+        """What multiplies them in the function (order 0), or in its first or second derivative by the distance."""
+        if "0" not in self._made:
+            self._add_two()
+        if order == 2 and "2" not in self._made:
+            self._add_third()
+        return self._made[str(order)]
+
+    def _add_two(self) -> None:
+        r, fade, cutoff = self._fade
+        value, slope = (t.unsqueeze(1) for t in fade(r, cutoff))
+        n, dn = (self._powers @ self.grid.terms[:, : 2 * TERMS]).split(TERMS, 1)
+        self._made["0"] = n * value
+        self._made["1"] = torch.addcmul(n * slope, dn, value * (1 / self.grid.step))
+
+    def _add_third(self) -> None:
+        r, fade, cutoff = self._fade
+        with torch.enable_grad():
+            leaf = r.clone().requires_grad_()
+            value, slope = fade(leaf, cutoff)
+            (curve,) = torch.autograd.grad(slope.sum(), leaf)
+        n, dn, ddn = (self._powers @ self.grid.terms).split(TERMS, 1)
+        value, slope, curve = (t.detach().unsqueeze(1) for t in (value, slope, curve))
+        step = self.grid.step
+        self._made["2"] = n * curve + dn * (slope * (2 / step)) + ddn * (value * (1 / step**2))
+
+
+def intervals(radial: str, n_radial: int, dtype: torch.dtype) -> int:
+    """How many a table needs for radial functions of that kind: each Gaussian 8, each wave 16; four times in float64.
+
+    Networks of usual weights are then within 1e-7 of their splines (1e-11 in float64).
+    """
+    each = 16 if radial == "bessel" else 8
+    return max(n_radial, 6) * each * (4 if dtype == torch.float64 else 1)
+
+
+def sums(
+    table: Float[Tensor, "rows F"], index: Int[Tensor, " terms"], offsets: Int[Tensor, " sums"], weights: Tensor | None
+) -> Float[Tensor, "sums F"]:
+    """``sum_t weights_t table[index_t]``, of the terms from each offset up to the next."""
+    return torch.embedding_bag(table, index, offsets, False, 0, False, weights)[0]
+
+
+class Kept:
+    """Tables of functions that do not change, made once: for molecular dynamics, and whatever has no history."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Any, tuple[Grid, list[Tensor]]] | None = None
+
+    def __deepcopy__(self, memo: dict) -> Kept:
+        return Kept()
+
+    def of(
+        self,
+        make: Callable[[], Callable[[Tensor], list[Tensor]]],
+        parameters: Sequence[Tensor],
+        cutoff: float,
+        radial: str,
+        n_radial: int,
+    ) -> tuple[Grid, list[Tensor]]:
+        """Grid and coefficients ``(coefficients, F)`` of each function, with more nodes where they need them.
+
+        The nodes are doubled until the splines are right between them too, to 1e-6 of the largest value (1e-10 in
+        float64).
+
+        Args:
+            make: gives what takes distances ``(points,)``, Å, in float64 to ``(points, F)`` of each function.
+            parameters: everything that they depend on, of one dtype and device.
+            cutoff: Å.
+            radial, n_radial: of the radial functions in them.
+        """
+        now = [(p, p._version, p.detach()) for p in parameters]  # what is detached keeps its memory from others
+        if self._held is None or not all(map(_same, now, self._held[0])):
+            with torch.inference_mode(False), torch.no_grad():
+                self._held = (now, _refined(make(), parameters[0], cutoff, radial, n_radial))
+        return self._held[1]
+
+
+def _same(new: tuple[Tensor, int, Tensor], old: tuple[Tensor, int, Tensor]) -> bool:
+    """Whether a parameter has not changed since."""
+    return new[0] is old[0] and new[1] == old[1] and new[2].data_ptr() == old[2].data_ptr()
+
+
+def _refined(
+    functions: Callable[[Tensor], list[Tensor]], like: Tensor, cutoff: float, radial: str, n_radial: int
+) -> tuple[Grid, list[Tensor]]:
+    n = usual = intervals(radial, n_radial, like.dtype)
+    tolerance = TOLERANCE.get(like.dtype, 1e-6)
+    while True:
+        on = grid(cutoff, n, torch.float64, like.device)
+        tables = [_solved(n, values) for values in functions(on.points)]
+        between = (torch.arange(n, dtype=torch.float64, device=like.device) + 0.5) * on.step
+        between = between[between > min(CLOSEST, cutoff / 4)]
+        taps = Taps(between, on, cutoff, lambda r, _: (torch.ones_like(r), torch.zeros_like(r)))
+        worst = max(
+            float((taps.values(table) - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
+            for exact, table in zip(functions(between), tables, strict=True)
+        )
+        if not worst > tolerance or n >= FINEST * usual:
+            return grid(cutoff, n, like.dtype, like.device), [table.to(like.dtype) for table in tables]
+        n *= 2

@@ -1,0 +1,168 @@
+"""SchNet: messages of scalars through continuous filters of the distance.
+
+K. T. Schütt, H. E. Sauceda, P.-J. Kindermans, A. Tkatchenko, K.-R. Müller, J. Chem. Phys. 148, 241722 (2018),
+doi:10.1063/1.5019779 (and NeurIPS 2017, arXiv:1706.08566). Atom i holds ``x_i`` of F channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from ..blocks import first_order
+from ..blocks.embedding import ElementEmbedding
+from ..blocks.filter_tables import Grid, Kept, Taps, grid, intervals, solver
+from ..blocks.mlp import MLP, dense, shifted_softplus
+from ..blocks.readout import LinearReadout
+from ..blocks.scalar_messages import Filters, element_messages, scalar_messages, segments
+from ..elements import to_number
+from ..errors import ConfigError
+from ..features.cutoff import cutoff_function
+from ..features.radial import radial_basis
+from ..geometry.graph import Graph
+from ..potential import Output, Potential
+from ..typing import Float, Tensor
+
+ACTIVATIONS = {"shifted_softplus": shifted_softplus, "silu": nn.functional.silu}
+
+
+class Interaction(nn.Module):
+    """Continuous-filter convolution ``m_i = sum_j W(r_ij) * (W_in x_j)`` and atomwise layers: ``x_i + v(m_i)``.
+
+    The filter-generating network ``W`` takes radial functions through two dense layers with a shifted softplus between.
+    """
+
+    def __init__(self, n_features: int, n_filters: int, n_radial: int) -> None:
+        super().__init__()
+        self.project = dense(n_features, n_filters, bias=False)
+        self.filter = MLP([n_radial, n_filters, n_filters], shifted_softplus)
+        self.update = MLP([n_filters, n_features, n_features], shifted_softplus)
+
+    def forward(self, x: Tensor, table: Tensor, filters: Filters, once: bool = False) -> Tensor:
+        """New x; ``once`` if it will be differentiated once, by geometry."""
+        y = x @ self.project.weight.detach().T if once else self.project(x)
+        return self.add(x, scalar_messages(y, table, filters), once)
+
+    def first(
+        self, embedding: Tensor, kinds: Tensor, table: Tensor, filters: Filters, once: bool = False
+    ) -> Tensor:  # fmt: skip
+        """The same where ``x_j`` is known from the element of j: its messages are curves, one for each element."""
+        curves = self.project(embedding).unsqueeze(1) * table
+        return self.add(embedding.index_select(0, kinds), element_messages(curves, kinds, filters), once)
+
+    def add(self, x: Tensor, messages: Tensor, once: bool) -> Tensor:
+        """``x + v(m)``."""
+        if once:
+            return first_order.residual(x, messages, list(self.update.parameters()))
+        return x + self.update(messages)
+
+
+class SchNet(Potential):
+    """Continuous-filter convolutional network: invariant messages of pairs.
+
+    Args:
+        elements: symbols or atomic numbers.
+        cutoff: Å.
+        n_features: F, channels of x.
+        n_layers: interactions.
+        n_radial: radial basis functions; 50 up to 5 Å are the paper's spacing of 0.1 Å.
+        radial: ``gaussian`` (the paper's) or ``bessel``.
+        cutoff_function: ``cosine`` (once differentiable) or ``polynomial`` (twice); it multiplies the filters.
+        n_filters: channels of the filters; as many as of x if not given.
+        shared_interactions: all interactions have the same weights.
+        readout_activation: of the one hidden layer of the output; ``silu`` is schnetpack's.
+
+    Filters are splines of what the network gives at nodes (:mod:`epot.blocks.filter_tables`), in training too.
+
+    Raises:
+        ConfigError: a size that is not positive, or an unknown element.
+    """
+
+    recipe: ClassVar[str] = "descend"
+    pairwise = True
+    CITATION = """@article{schutt2018schnet,
+  title = {{SchNet} -- A deep learning architecture for molecules and materials},
+  author = {Sch{\\"u}tt, K. T. and Sauceda, H. E. and Kindermans, P.-J. and Tkatchenko, A. and M{\\"u}ller, K.-R.},
+  journal = {J. Chem. Phys.}, volume = {148}, number = {24}, pages = {241722}, year = {2018},
+  doi = {10.1063/1.5019779}
+}"""
+
+    def __init__(
+        self,
+        elements: Sequence[int | str] = (1, 6, 7, 8),
+        cutoff: float = 5.0,
+        n_features: int = 128,
+        n_layers: int = 6,
+        n_radial: int = 50,
+        radial: Literal["gaussian", "bessel"] = "gaussian",
+        cutoff_function: Literal["cosine", "polynomial"] = "cosine",
+        n_filters: int | None = None,
+        shared_interactions: bool = False,
+        readout_activation: Literal["shifted_softplus", "silu"] = "shifted_softplus",
+    ) -> None:
+        super().__init__()
+        sizes = {"cutoff": (cutoff, 1e-3), "n_features": (n_features, 2), "n_layers": (n_layers, 1)}
+        sizes["n_radial"] = (n_radial, 2 if radial == "gaussian" else 1)
+        sizes["n_filters"] = (n_features if n_filters is None else n_filters, 1)
+        for name, (value, least) in sizes.items():
+            if value < least:
+                raise ConfigError(f"SchNet got {name}={value}; it needs at least {least}.")
+        self.elements = tuple(to_number(z) for z in elements)
+        self.cutoff, self.n_features, self.n_layers, self.n_radial = cutoff, n_features, n_layers, n_radial
+        self.radial, self.cutoff_function = radial, cutoff_function
+        self.n_filters, self.shared_interactions = n_filters, shared_interactions
+        self.readout_activation = readout_activation
+
+        self.embedding = ElementEmbedding(self.elements, n_features)
+        self.interactions = nn.ModuleList(
+            Interaction(n_features, n_filters or n_features, n_radial)
+            for _ in range(1 if shared_interactions else n_layers)
+        )
+        self.hidden = dense(n_features, n_features // 2)
+        self.readout = LinearReadout(n_features // 2)
+        self._kept = Kept()
+
+    @classmethod
+    def tiny(cls) -> SchNet:
+        return cls(n_features=8, n_layers=2, n_radial=8, cutoff=4.0)
+
+    def forward(self, graph: Graph) -> Output:
+        hidden = ACTIVATIONS[self.readout_activation](self.hidden(self.atoms(graph)))
+        energy, members = self.readout(hidden)
+        return Output(energy, members, hidden)
+
+    def atoms(self, graph: Graph) -> Float[Tensor, "atoms F"]:
+        """X after the last interaction."""
+        on, tables = self.tables(constant=graph.first_order or not torch.is_grad_enabled())
+        distances = graph.vectors().to(self.hidden.weight.dtype).square().sum(-1).sqrt()
+        taps = Taps(distances, on, self.cutoff, cutoff_function(self.cutoff_function))
+        filters = Filters(segments(graph), taps, distances)
+        embedding, kinds = self.embedding.present(graph.numbers)
+        x = self.interactions[0].first(embedding, kinds, tables[0], filters, graph.first_order)
+        for layer in range(1, self.n_layers):
+            k = min(layer, len(self.interactions) - 1)
+            x = self.interactions[k](x, tables[k], filters, graph.first_order)
+        return x
+
+    def tables(self, constant: bool = False) -> tuple[Grid, list[Tensor]]:
+        """The filters of each interaction as splines; ``constant`` without history, and kept while weights stay."""
+        weight = self.hidden.weight
+        if constant:
+            parameters = [p for i in self.interactions for p in i.filter.parameters()]
+            double = lambda: partial(self.filters, interactions=deepcopy(self.interactions).double())  # noqa: E731
+            return self._kept.of(double, parameters, self.cutoff, self.radial, self.n_radial)
+        on = grid(self.cutoff, intervals(self.radial, self.n_radial, weight.dtype), weight.dtype, weight.device)
+        solve = solver(on.intervals, weight.dtype, weight.device)
+        return on, [solve @ values for values in self.filters(on.points)]
+
+    def filters(
+        self, distances: Float[Tensor, " points"], interactions: Iterable[nn.Module] | None = None
+    ) -> list[Tensor]:
+        """What the filter networks give, without the cutoff function, each ``(points, n_filters)``."""
+        basis = radial_basis(self.radial, distances, self.cutoff, self.n_radial)
+        return [i.filter(basis) for i in interactions or self.interactions]
