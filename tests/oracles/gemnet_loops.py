@@ -287,15 +287,23 @@ def molecule(rng):
     return np.array([6, 7, 6, 1, 1, 8, 1]), positions + rng.normal(size=(7, 3)) * 0.05
 
 
+def linear():
+    """Propyne: three carbon atoms and a hydrogen atom exactly on a line, three hydrogen atoms beside it."""
+    beside = [[-0.37, 1.02 * np.cos(t), 1.02 * np.sin(t)] for t in (0.3, 2.5, 4.6)]
+    return np.array([6, 6, 6, 1, 1, 1, 1]), np.array([[0, 0, 0], [1.46, 0, 0], [2.66, 0, 0], [3.72, 0, 0], *beside])
+
+
 def main():
     rng = np.random.default_rng(4)
     out = {"cutoff": CUTOFF, "int_cutoff": INT_CUTOFF}
     out["numbers"], out["positions"] = molecule(rng)
+    out["linear/numbers"], out["linear/positions"] = linear()
     for kind in ("T", "Q"):
         state = weights(kind, SIZES[kind], rng)
         model = Loops(kind, state, out["numbers"])
         out[f"{kind}/energy"] = model.energy(out["positions"])
         out[f"{kind}/energy_rounded"] = Loops(kind, state, out["numbers"], True).energy(out["positions"])
+        out[f"{kind}/linear"] = Loops(kind, state, out["linear/numbers"]).energy(out["linear/positions"])
         out[f"{kind}/slope"], step = np.zeros(3), 2e-4  # along a random direction of each axis: two atoms
         for axis in range(3):
             values = []
@@ -305,7 +313,7 @@ def main():
                 values.append(model.energy(moved))
             out[f"{kind}/slope"][axis] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
         out |= {f"{kind}/state/{name}": value for name, value in state.items()}
-        print(kind, out[f"{kind}/energy"], out[f"{kind}/energy_rounded"], out[f"{kind}/slope"])
+        print(kind, out[f"{kind}/energy"], out[f"{kind}/energy_rounded"], out[f"{kind}/linear"])
     np.savez_compressed(OUT, **out)
 
 
