@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
 
+from ..blocks.activation import silu
 from ..blocks.directional_sums import Around, around, directional_sums
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.mlp import dense
