@@ -19,7 +19,7 @@ def _degrees(n_components: int) -> tuple[int, ...]:
     return tuple(int(k**0.5) for k in range(n_components))
 
 
-def spread(weights: Float[Tensor, degrees * rest], n_components: int) -> Float[Tensor, components * rest]:
+def spread(weights: Float[Tensor, "degrees ..."], n_components: int) -> Float[Tensor, "components ..."]:
     """The weights of each component: those of its degree."""
     return weights.index_select(0, torch.tensor(_degrees(n_components), device=weights.device))
 

@@ -50,7 +50,7 @@ class _Block:
         return x[:, start : start + self.c * self.paths.width(l2)].view(*self.shape, -1)
 
     def groups(self, x: Tensor, w: Tensor, h: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each group X ``(slots, paths, 2 l1 + 1, c)``, R ``(slots, paths, 1, c)``, h ``(slots, 1, 2 l1 + 1, c)``."""
+        """For each group X ``(slots, paths, m1, c)``, R ``(slots, paths, 1, c)`` and h ``(slots, 1, m1, c)``."""
         column = 0
         for l1, _, members in self.paths.groups:
             n, d = len(members), 2 * l1 + 1

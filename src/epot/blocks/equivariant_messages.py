@@ -90,9 +90,9 @@ class Paths:
         return c.permute(2, 1, 0).reshape(2 * l3 + 1, -1)
 
     def coupled(
-        self, sums: list[Float[Tensor, "atoms harmonic columns"]], n_channels: int
-    ) -> list[Float[Tensor, "atoms result path_channels"]]:
-        """For each l3 the results of its paths, side by side.
+        self, sums: list[Tensor], n_channels: int
+    ) -> list[Tensor]:
+        """For each l3 the results of its paths, side by side, ``(atoms, 2 l3 + 1, paths * channels)``.
 
         Args:
             sums: G, one tensor for each l2: ``(atoms, 2 l2 + 1, width(l2) * channels)``.
@@ -120,8 +120,8 @@ def equivariant_messages(
     harmonics: Float[Tensor, "slots harmonics"],
     sites: Sites,
     paths: Paths,
-) -> list[Float[Tensor, "atoms harmonic columns"]]:
-    """G of every receiver, one tensor for each degree of the harmonics.
+) -> list[Tensor]:
+    """G of every receiver, a tensor ``(atoms, 2 l2 + 1, columns)`` for each degree l2 of the harmonics.
 
     Args:
         features: of senders, components (l1, m1) before channels.

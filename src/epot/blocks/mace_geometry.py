@@ -100,9 +100,7 @@ class Surroundings:
     def nodes(self) -> Seen:
         """Radial functions at the nodes of the splines, for one kind of pair after the other."""
         knots, kinds = self.knots, self.sites.kinds
-        # next to zero, where some of them would divide by it
         points = knots.grid.points
-        points = torch.where(points.abs() < 1e-5, 1e-5, points)
         if knots.kinds is None:
             one = kinds.new_zeros(len(points))
             return self._seen(points, one, one)

@@ -26,6 +26,7 @@ from ..typing import Float, Tensor
 from .channels import mixed_by_element, spread
 from .element_order import Sites
 from .equivariant_messages import Paths, equivariant_messages
+from .filter_tables import solver
 from .kept import Kept
 from .mace_geometry import Seen, Surroundings
 from .neighbor_products import outer
@@ -102,8 +103,8 @@ class Interaction(nn.Module):
         share = torch.tanh((seen.radial @ self.dense).square())
         return share if seen.fade is None else share * seen.fade
 
-    def sums(self, h: Tensor, around: Surroundings) -> list[Float[Tensor, "result channels atoms"]]:
-        """Sums over neighbors of each degree, channels mixed."""
+    def sums(self, h: Tensor, around: Surroundings) -> list[Tensor]:
+        """Sums over neighbors of each degree, channels mixed, ``(2 l + 1, channels, atoms)``."""
         if self.first and not around.compiled:
             return self._from_elements(h, around)
         lifted = torch.bmm(h.transpose(1, 2), spread(self.up, h.shape[0]))  # components, atoms, edge channels
@@ -122,7 +123,8 @@ class Interaction(nn.Module):
 
         def make() -> Tensor:
             hidden = self.hidden(around.nodes).unflatten(0, (around.knots.n_kinds, -1))
-            return torch.matmul(around.knots.grid.solve, hidden).flatten(0, 1) @ self.combined()
+            solve = solver(around.knots.grid.intervals, hidden.dtype, hidden.device)
+            return torch.matmul(solve, hidden).flatten(0, 1) @ self.combined()
 
         if not around.once:
             return make()

@@ -61,8 +61,8 @@ def spline_messages(
     sites: Sites,
     paths: Paths,
     knots: Knots,
-) -> list[Float[Tensor, "atoms harmonic columns"]]:
-    """G of every receiver, one tensor for each degree of the harmonics.
+) -> list[Tensor]:
+    """G of every receiver, a tensor ``(atoms, 2 l2 + 1, columns)`` for each degree l2 of the harmonics.
 
     Args:
         features: of senders, components (l1, m1) before channels.

@@ -21,6 +21,7 @@ from ..blocks.equivariant import spherical_harmonics
 from ..blocks.mace_geometry import Surroundings
 from ..blocks.mace_interaction import Interaction, Kind
 from ..blocks.mace_nonlinear import NonlinearInteraction
+from ..blocks.mlp import dense
 from ..blocks.neighborhood import neighborhood
 from ..blocks.radial_network import Radial, RadialBasis, Transform, scaled_silu, unit_normal
 from ..blocks.readout import LinearReadout
@@ -83,6 +84,7 @@ class MACE(Potential):
         agnostic_product: all elements have the same weights of powers.
         cutoff_on_radial: the cutoff function multiplies what goes into the radial network, else what comes out.
         last_readout_only: energies are read from the last layer alone.
+        deep_readout: the last readout has a second hidden layer, with biases.
 
     Raises:
         ConfigError: a size that is not positive, an unknown element, correlations that do not match the layers.
@@ -120,6 +122,7 @@ class MACE(Potential):
         agnostic_product: bool = False,
         cutoff_on_radial: bool = True,
         last_readout_only: bool = False,
+        deep_readout: bool = False,
     ) -> None:
         super().__init__()
         self.elements = tuple(sorted(to_number(z) for z in elements))
@@ -129,7 +132,7 @@ class MACE(Potential):
         self.interaction, self.interaction_first, self.n_readout = interaction, interaction_first, n_readout
         self.n_edge_channels, self.reduced_couplings = n_edge_channels, reduced_couplings
         self.agnostic_product, self.cutoff_on_radial = agnostic_product, cutoff_on_radial
-        self.last_readout_only = last_readout_only
+        self.last_readout_only, self.deep_readout = last_readout_only, deep_readout
         powers = self._check()
 
         self.embedding = ElementEmbedding(self.elements, n_channels)
@@ -151,6 +154,7 @@ class MACE(Potential):
             kinds = 1 if agnostic_product else len(self.elements)
             self.products.append(Product(kinds, n_channels, max_ell, l_out, power, reduced_couplings))
         self.hidden = unit_normal(n_channels, n_readout) if n_layers > 1 else None
+        self.second = dense(n_readout, n_readout) if n_layers > 1 and deep_readout else None
         read = n_channels * (0 if last_readout_only else max(n_layers - 1, 1)) + (n_readout if n_layers > 1 else 0)
         self.readout = LinearReadout(read, bias=False)
         with torch.no_grad():
@@ -177,20 +181,23 @@ class MACE(Potential):
         powers = [self.correlation] * self.n_layers if isinstance(self.correlation, int) else list(self.correlation)
         if len(powers) != self.n_layers or not all(1 <= p <= 4 for p in powers):
             raise ConfigError(
-                f"MACE got correlation={self.correlation} with {self.n_layers} layers; it needs one number from 1 to 4, "
+                f"MACE got correlation={self.correlation} with {self.n_layers} layers; it needs a number from 1 to 4, "
                 "or one for each layer."
             )
         return powers
 
     @classmethod
     def tiny(cls) -> MACE:
-        return cls(n_channels=4, max_ell=2, n_radial=4, radial_mlp=(8,), n_readout=4, cutoff=4.0)
+        sizes = {"n_channels": 4, "max_ell": 2, "n_radial": 4, "radial_mlp": (8,), "n_readout": 4, "cutoff": 4.0}
+        return cls(**sizes, reduced_couplings=False)
 
     def forward(self, graph: Graph) -> Output:
         scalars, sites = self.atoms(graph)
         parts = list(scalars[-1:] if self.last_readout_only else scalars)
         if self.hidden is not None:
             parts[-1] = scaled_silu(parts[-1] @ self.hidden)
+        if self.second is not None:
+            parts[-1] = scaled_silu(self.second(parts[-1]))
         features = torch.cat(parts, -1).index_select(0, sites.place)
         energy, members = self.readout(features)
         return Output(energy, members, features)
