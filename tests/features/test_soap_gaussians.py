@@ -12,8 +12,8 @@ import torch
 
 from epot.data.structure import Structure
 from epot.features import angular, soap_density
+from epot.features.arrays import arrays
 from epot.features.descriptors.soap import Soap
-from epot.features.small_products import small_products
 from epot.geometry.graph import build
 
 SMALL = {"cutoff": 3.0, "n_max": 5, "l_max": 4, "sigma": 0.4, "dialect": "dscribe"}
@@ -61,15 +61,16 @@ def test_neighbors_beyond_the_reach_do_not_count(box):
     assert (soap.coefficients(far) - expected).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_products_go_where_they_are_told(dtype):
-    generator = torch.Generator().manual_seed(1)
-    left = torch.randn(4, 6, 3, dtype=dtype, generator=generator).transpose(0, 1)
-    right = torch.randn(6, 5, 3, dtype=dtype, generator=generator).transpose(1, 2)
-    out = torch.zeros(6, 9, 7, dtype=dtype)
-    small_products(left, right, out=out[:, 2:6, 1:6])
-    torch.testing.assert_close(out[:, 2:6, 1:6], torch.bmm(left, right))
-    assert float(out[:, :2].abs().sum() + out[:, 6:].abs().sum()) == 0
+def test_arrays_share_the_memory_of_tensors():
+    left, right = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    out = torch.zeros(4, 5, 7, dtype=torch.float64)
+    xp, (a, b, to) = arrays(left, right.transpose(1, 2), out[:, 1:4, 2:5])
+    assert xp is np
+    xp.matmul(a, b, out=to)
+    torch.testing.assert_close(out[:, 1:4, 2:5], left @ right.transpose(1, 2))
+    assert float(out[:, :1].abs().sum() + out[:, :, 5:].abs().sum()) == 0
+    meta = left.to("meta")
+    assert arrays(left, meta) == (torch, (left, meta))
 
 
 @pytest.mark.parametrize("l_max", [0, 1, 2, 7])

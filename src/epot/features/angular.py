@@ -15,10 +15,10 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ..typing import Float, Tensor
+from .arrays import arrays
 
 
 def n_harmonics(l_max: int) -> int:
@@ -80,10 +80,8 @@ def solid_recursion(vectors: Float[Tensor, "3 points"], l_max: int, out: Tensor 
     """All ``S_lm``, ``(components, points)``, degree by degree from the two degrees below, without autograd."""
     out = vectors.new_empty(n_harmonics(l_max), vectors.shape[1]) if out is None else out
     lower, factors = _recursion_tables(l_max, vectors.dtype, vectors.device)
-    if out.device.type == "cpu":  # the same memory, but calls cost a third
-        _recursion(np, vectors.numpy(), out.numpy(), [b.numpy() for b in lower], factors.numpy())
-    else:
-        _recursion(torch, vectors, out, lower, factors)
+    xp, (r, to, last, *others) = arrays(vectors, out, factors, *lower)
+    _recursion(xp, r, to, others, last)
     return out
 
 

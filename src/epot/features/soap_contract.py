@@ -10,8 +10,8 @@ from torch import nn
 
 from ..typing import Float, Tensor
 from .angular import n_harmonics
+from .arrays import arrays
 from .scratch import Scratch
-from .small_products import small_products
 from .soap_layout import Layout
 
 
@@ -95,17 +95,18 @@ class Contraction(nn.Module):
                 found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
             return torch.cat(found, 1).index_select(1, self.index) * self.weights
         everything = self.scratch.take("products", atoms, len(self.factors), self.n_channels, self.wide, like=mixed)
+        xp, (coefficients, to) = arrays(mixed, everything)
         for degree, f in enumerate(self.factors):
-            left, right = self._sides(mixed[:, :, degree * degree : n_harmonics(degree)])
-            groups = (atoms, self.n_channels // left.shape[1])
-            to = everything[:, degree].unflatten(1, (groups[1], -1))
-            small_products((left * f).unflatten(0, groups), right.transpose(1, 2).unflatten(0, groups), out=to)
+            left, right = self._sides(coefficients[:, :, degree * degree : n_harmonics(degree)])
+            groups = (atoms, self.n_channels // left.shape[1])  # only with crossover several
+            left, right = (x.reshape(*groups, *x.shape[1:]) for x in (left * f, right))
+            xp.matmul(left, right.swapaxes(2, 3), out=to[:, degree].reshape(*groups, -1, self.wide))
         # gather is several times faster than index_select along rows
         spectra = everything.view(atoms, -1).gather(1, self.index.expand(atoms, -1))
         return spectra if self.plain else spectra.mul_(self.weights)
 
-    def _sides(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors of one degree."""
+    def _sides(self, c: Any) -> tuple[Any, Any]:
+        """The factors of one degree, of a tensor or an array."""
         if self.compression == "crossover":
             c = c.reshape(-1, self.n_max, c.shape[2])
             return c, c
@@ -129,15 +130,18 @@ class Contraction(nn.Module):
         """Gradient by the mixed coefficients from that by the products, in the scratch: to be used at once."""
         atoms, spread = len(mixed), self._symmetric(grads)
         out = self.scratch.take("pulled", *mixed.shape, like=mixed)
+        groups = (atoms, self.n_channels // self.wide)
+        xp, (coefficients, matrices, to) = arrays(mixed, spread, out)
         for degree, f in enumerate(self.factors):
             part = slice(degree * degree, n_harmonics(degree))
-            c, q = mixed[:, :, part] * f, spread[:, degree]
+            c, q, here = coefficients[:, :, part] * f, matrices[:, degree], to[:, :, part]
             if self.compression == "mu1nu1":
-                by_each = torch.bmm(q.transpose(1, 2), c)
-                out[:, :, part] = torch.bmm(q, self._sides(c)[1]) + by_each.repeat(1, self.n_mixed, 1)
+                xp.matmul(q, self._sides(c)[1], out=here)
+                by_species = here.reshape(atoms, self.n_mixed, self.n_max, -1)
+                by_species += (q.swapaxes(1, 2) @ c)[:, None]
             else:
-                found = torch.bmm(q.reshape(-1, self.wide, self.wide), c.reshape(-1, self.wide, c.shape[2]))
-                out[:, :, part] = found.view(atoms, self.n_channels, -1)
+                q, c = q.reshape(*groups, self.wide, self.wide), c.reshape(*groups, self.wide, -1)
+                xp.matmul(q, c, out=here.reshape(*groups, self.wide, -1))
         return out
 
     def derivative(self, species: int) -> tuple[np.ndarray, np.ndarray]:

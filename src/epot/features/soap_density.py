@@ -17,9 +17,9 @@ from torch import nn
 from ..geometry.graph import Graph
 from ..typing import Bool, Float, Int, Tensor
 from .angular import n_harmonics, pull_harmonics, solid_recursion, spherical_harmonics
+from .arrays import arrays
 from .scratch import Scratch
 from .series import ChebyshevSeries, polynomials
-from .small_products import small_products
 from .soap_dialects import Gaussians
 from .soap_fade import Fade
 from .soap_gaussians import GaussianSums
@@ -194,27 +194,31 @@ class Density(nn.Module):
         """One more vector, for empty slots: of the length at which nothing counts any more."""
         return torch.cat([vectors, vectors.new_tensor([[self.reach, 0.0, 0.0]])])
 
-    def _rows(self, block: Block, radial: Tensor) -> Float[Tensor, "degrees rows atoms width"]:
-        """Radial functions at the points of a block, a row for each of its channels."""
-        here = radial[:, block.start : block.stop].unflatten(0, (-1, self.n_max))
-        if block.members is not None:
-            here = (here[:, None] * block.members[:, None].to(here.dtype)).flatten(1, 2)
-        return here.unflatten(2, (-1, block.width))
+    def _rows(self, block: Block, atoms: int, radial: Any, members: Any) -> Any:
+        """Radial functions at the points of a block, ``(degrees, atoms, width, its channels)``."""
+        here = radial[:, block.start : block.stop].reshape(self.l_max + 1, 1, self.n_max, -1)
+        if members is not None:
+            here = here * members[:, None]
+        return here.reshape(self.l_max + 1, -1, atoms, block.width).swapaxes(1, 2).swapaxes(2, 3)
 
-    def _factors(self, block: Block, radial: Tensor, angular: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """For each degree its components and the matrices ``Y`` and ``R`` of every atom: sums are ``Y R``."""
-        radii = self._rows(block, radial).permute(0, 2, 3, 1)
-        angles = angular[:, block.start : block.stop].unflatten(1, (-1, block.width)).transpose(0, 1)
-        widths = [2 * degree + 1 for degree in range(self.l_max + 1)]
-        for degree, (y, r) in enumerate(zip(angles.split(widths, 1), radii.unbind(0), strict=True)):
-            yield slice(degree * degree, n_harmonics(degree)), y, r
+    def _factors(self, part: Part, block: Block, radial: Any, angular: Any, members: Any) -> Iterator[tuple]:
+        """For each degree its components and the matrices ``Y`` and ``R`` of every atom: sums are ``Y R``.
+
+        All of tensors, or all of arrays.
+        """
+        atoms = part.last - part.first
+        radii = self._rows(block, atoms, radial, members)
+        angles = angular[:, block.start : block.stop].reshape(-1, atoms, block.width).swapaxes(0, 1)
+        for degree in range(self.l_max + 1):
+            to = slice(degree * degree, n_harmonics(degree))
+            yield to, angles[:, to], radii[degree]
 
     def _joined(self, part: Part, radial: Tensor, angular: Tensor) -> Tensor:
         """Coefficients of the atoms of a part, with a history, ``(atoms, channels, components)``."""
-        found = {
-            block.species: torch.cat([torch.bmm(y, r) for _, y, r in self._factors(block, radial, angular)], 1)
-            for block in part.blocks
-        }
+        found = {}
+        for block in part.blocks:
+            factors = self._factors(part, block, radial, angular, block.members)
+            found[block.species] = torch.cat([torch.bmm(y, r) for _, y, r in factors], 1)
         if any(block.members is not None for block in part.blocks):
             return found[0].transpose(1, 2)
         empty = radial.new_zeros(part.last - part.first, len(angular), self.n_max)
@@ -237,11 +241,12 @@ class Density(nn.Module):
                 angular = self.scratch.take("faded", *at.angular.shape, like=v)
                 torch.mul(at.angular, self.fade(at.distances), out=angular)
                 radial = at.series[0]
-            here = out[part.first : part.last]
             for block in part.blocks:
+                members = () if block.members is None else (block.members,)
+                xp, (here, r, y, *of) = arrays(out[part.first : part.last], radial, angular, *members)
                 first = block.species * self.n_max
-                for to, y, r in self._factors(block, radial, angular):
-                    small_products(y, r, out=here[:, to, first : first + r.shape[2]])
+                for to, left, right in self._factors(part, block, r, y, of[0] if of else None):
+                    xp.matmul(left, right, out=here[:, to, first : first + right.shape[2]])
         out[:, 0] += self.center.index_select(0, species)
         return out.transpose(1, 2)
 
@@ -279,13 +284,15 @@ class Density(nn.Module):
         """
         pulled = self.scratch.take("pulled", 2, *at.angular.shape, like=grads)
         for block in part.blocks:
+            members = () if block.members is None else (block.members,)
+            xp, (g, out, series, *of) = arrays(grads.transpose(1, 2), pulled, at.series, *members)
             for k in range(2):
-                radii, first = self._rows(block, at.series[k]), block.species * self.n_max
-                here = grads[:, first : first + radii.shape[1]].transpose(1, 2)
-                to = pulled[k, :, block.start : block.stop].view(-1, len(grads), block.width)
-                for degree, of_r in enumerate(radii.transpose(1, 2).unbind(0)):
-                    components = slice(degree * degree, n_harmonics(degree))
-                    small_products(here[:, components], of_r, out=to[components].transpose(0, 1))
+                radii = self._rows(block, len(grads), series[k], of[0] if of else None).swapaxes(2, 3)
+                first, here = block.species * self.n_max, out[k, :, block.start : block.stop]
+                to = here.reshape(-1, len(grads), block.width).swapaxes(0, 1)
+                for degree in range(self.l_max + 1):
+                    m = slice(degree * degree, n_harmonics(degree))
+                    xp.matmul(g[:, m, first : first + radii.shape[2]], radii[degree], out=to[:, m])
         across = pull_harmonics(at.angular, pulled[0], self.l_max)
         across.addcmul_(at.units, (at.units * across).sum(0), value=-1).div_(at.distances)
         fade, steep = self.fade.with_slope(at.distances)

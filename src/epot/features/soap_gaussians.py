@@ -7,14 +7,15 @@ z, so there is no root, no division and no series; a point costs one exponential
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
 
 from ..typing import Float, Tensor
 from .angular import n_harmonics, solid_recursion
+from .arrays import arrays
 from .scratch import Scratch
-from .small_products import small_products
 from .soap_dialects import Gaussians
 from .soap_fade import Fade
 
@@ -42,17 +43,22 @@ class GaussianSums(nn.Module):
     ) -> tuple[Float[Tensor, "functions points"], Float[Tensor, "components points"]]:
         """``R_nl / r^l`` and ``r^l Y_lm``, one of them times the fade, in the scratch."""
         points, (degrees, n_max) = len(vectors), self.mix.shape[:2]
-        along = scratch.take("units0", 3, points, like=vectors).copy_(vectors.T)
-        x, y, z = along.unbind(0)
-        square = torch.mul(x, x, out=scratch.take("distances0", points, like=vectors)).addcmul_(y, y).addcmul_(z, z)
-        near = square if fade.plain else square.clone()
-        near.masked_fill_(square >= self.reach**2, math.inf)
-        powers = scratch.take("powers", degrees * n_max, points, like=vectors)
-        torch.mul(self.rates, near, out=powers).exp2_()
-        series = scratch.take("series0", degrees, n_max, points, like=vectors)
-        small_products(self.mix, powers.view(degrees, n_max, points), out=series)
-        angular = scratch.take("angular0", n_harmonics(self.l_max), points, like=vectors)
+        take = partial(scratch.take, like=vectors)
+        along, square = take("units0", 3, points), take("distances0", points)
+        powers, series = take("powers", degrees * n_max, points), take("series0", degrees, n_max, points)
+        angular = take("angular0", n_harmonics(self.l_max), points)
+        xp, (v, xyz, rr, rates, mix, p, sums) = arrays(vectors, along, square, self.rates, self.mix, powers, series)
+        xyz[:] = v.T
+        x, y, z = xyz
+        xp.multiply(x, x, out=rr)
+        rr += y * y
+        rr += z * z
+        weight = None if fade.plain else fade(square.sqrt())
+        rr[rr >= self.reach**2] = math.inf
+        xp.multiply(rates, rr, out=p)
+        powers.exp2_()  # everywhere as fast as the processor can: not so numpy's
+        xp.matmul(mix, p.reshape(degrees, n_max, points), out=sums)
         solid_recursion(along, self.l_max, out=angular)
-        if not fade.plain:
-            angular *= fade(square.sqrt())
+        if weight is not None:
+            angular *= weight
         return series.view(degrees * n_max, points), angular

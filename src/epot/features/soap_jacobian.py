@@ -10,6 +10,7 @@ import torch
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .angular import harmonics_with_gradients, n_harmonics
+from .arrays import arrays
 from .soap_contract import Contraction
 from .soap_density import Density, plan
 
@@ -126,9 +127,10 @@ def _fill(contract: Contraction, at: _Basis, mixed: Tensor, changes: _Changes, o
     degrees, n_max, take = len(contract.factors), contract.n_max, contract.scratch.take
     by_atom = at.angular.view(atoms, -1, at.angular.shape[2])
     found = take("found", degrees, points, 4, k, like=mixed)
+    xp, (angular, c, to) = arrays(by_atom, mixed, found.view(degrees, atoms, -1, k))
     for degree, f in enumerate(contract.factors):
         m = slice(degree * degree, n_harmonics(degree))
-        torch.bmm(by_atom[:, :, m], mixed[:, m] * (f * changes.factor), out=found[degree].view(atoms, -1, k))
+        xp.matmul(angular[:, :, m], c[:, m] * (f * changes.factor), out=to[degree])
     products = take("pairs", points, 3, degrees, changes.width, like=mixed)
     outer = products[..., : n_max * k].view(points, 3, degrees, n_max, k)
     found = found.permute(1, 2, 0, 3)
