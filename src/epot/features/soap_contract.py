@@ -29,6 +29,7 @@ class Contraction(nn.Module):
     """
 
     weights: Tensor
+    scales: Tensor
     index: Tensor
     place: Tensor
     doubled: Tensor
@@ -57,6 +58,8 @@ class Contraction(nn.Module):
         doubled = np.where((made.first == made.second) & self.triangular, 2.0, 1.0) * made.weight
         self.register_buffer("doubled", torch.from_numpy(doubled), persistent=False)
         self.scratch = Scratch()
+        scales = np.repeat(self.factors, 2 * np.arange(len(factors)) + 1)
+        self.register_buffer("scales", torch.from_numpy(scales), persistent=False)
         self.plain = bool((made.weight == 1).all())
         self.register_buffer("weights", torch.from_numpy(np.asarray(made.weight)), persistent=False)
         matrix = None if mixing is None else torch.from_numpy(mixing)
@@ -95,11 +98,13 @@ class Contraction(nn.Module):
                 found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
             return torch.cat(found, 1).index_select(1, self.index) * self.weights
         everything = self.scratch.take("products", atoms, len(self.factors), self.n_channels, self.wide, like=mixed)
-        xp, (coefficients, to) = arrays(mixed, everything)
-        for degree, f in enumerate(self.factors):
-            left, right = self._sides(coefficients[:, :, degree * degree : n_harmonics(degree)])
+        xp, (coefficients, scales, to) = arrays(mixed, self.scales.to(mixed.dtype), everything)
+        scaled = coefficients * scales
+        for degree in range(len(self.factors)):
+            part = slice(degree * degree, n_harmonics(degree))
+            left, right = self._sides(scaled[:, :, part])[0], self._sides(coefficients[:, :, part])[1]
             groups = (atoms, self.n_channels // left.shape[1])  # only with crossover several
-            left, right = (x.reshape(*groups, *x.shape[1:]) for x in (left * f, right))
+            left, right = (x.reshape(*groups, *x.shape[1:]) for x in (left, right))
             xp.matmul(left, right.swapaxes(2, 3), out=to[:, degree].reshape(*groups, -1, self.wide))
         # gather is several times faster than index_select along rows
         spectra = everything.view(atoms, -1).gather(1, self.index.expand(atoms, -1))

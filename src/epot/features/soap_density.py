@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..geometry.graph import Graph
-from ..typing import Bool, Float, Int, Tensor
+from ..typing import Float, Int, Tensor
 from .angular import n_harmonics, pull_harmonics, solid_recursion, spherical_harmonics
 from .arrays import arrays
 from .scratch import Scratch
@@ -35,14 +35,14 @@ KEPT = 30_000
 class Block(NamedTuple):
     """Neighbors of one species: points ``start`` to ``stop`` of a part, ``width`` for each atom.
 
-    Or of all species together where ``members`` says which point is of which, ``(species, points)``.
+    Or of all species together where ``members`` is one for the species of a point and zero for others.
     """
 
     species: int
     start: int
     stop: int
     width: int
-    members: Bool[Tensor, "species points"] | None = None
+    members: Float[Tensor, "species points"] | None = None
 
 
 class Part(NamedTuple):
@@ -82,8 +82,9 @@ def _plan(graph: Graph, species: Tensor, n_species: int, wanted: int) -> Plan:
     n, pairs, most = graph.n_atoms, graph.n_pairs, wanted or POINTS
     size = max(min(n, most * n // max(pairs, 1)), 1)
     count = max(-(-n // size), 1)
-    if not wanted and count == 1 < n_species and pairs and graph.padded().numel() * n_species < MIXED * (n_species - 1):
-        return _mixed(graph, species, n_species)
+    together = _together(graph, species, n_species) if not wanted and count == 1 < n_species and pairs else None
+    if together is not None:
+        return together
     i, j = graph.pairs
     part = torch.div(i, size, rounding_mode="floor") if count > 1 else torch.zeros_like(i)
     row = part * n_species + species.index_select(0, j) if n_species > 1 else part
@@ -112,15 +113,22 @@ def _plan(graph: Graph, species: Tensor, n_species: int, wanted: int) -> Plan:
     return Plan(slots, points, parts)
 
 
-def _mixed(graph: Graph, species: Tensor, n_species: int) -> Plan:
-    """One part and one block: fewer calls, for more arithmetic with zeros."""
-    padded = graph.padded()
-    slots = padded.flatten()
-    senders = torch.cat([species.index_select(0, graph.pairs[1]), species.new_full((1,), -1)])
-    members = senders.index_select(0, slots) == torch.arange(n_species, device=slots.device)[:, None]
-    block = Block(0, 0, len(slots), padded.shape[1], members)
-    points = (slots < graph.n_pairs).nonzero()[:, 0]
-    return Plan(slots, points, [Part(0, graph.n_atoms, 0, len(slots), [block])])
+def _together(graph: Graph, species: Tensor, n_species: int) -> Plan | None:
+    """One part and one block: fewer calls, for more arithmetic with zeros. None where that costs more."""
+    n, pairs = graph.n_atoms, graph.n_pairs
+    i, j = graph.pairs.numpy(force=True)
+    counts = np.bincount(i, minlength=n)
+    width = int(counts.max())
+    if n * width * n_species > MIXED * (n_species - 1):
+        return None
+    order = np.arange(pairs)
+    points = order + np.repeat(np.arange(n) * width - counts.cumsum() + counts, counts)
+    slots = np.full(n * width, pairs)
+    slots[points] = order
+    members = np.zeros((n_species, n * width))
+    members[species.numpy(force=True)[j], points] = 1
+    tensors = [torch.from_numpy(x).to(species.device) for x in (slots, points, members)]
+    return Plan(tensors[0], tensors[1], [Part(0, n, 0, n * width, [Block(0, 0, n * width, width, tensors[2])])])
 
 
 class Points(NamedTuple):
@@ -217,7 +225,8 @@ class Density(nn.Module):
         """Coefficients of the atoms of a part, with a history, ``(atoms, channels, components)``."""
         found = {}
         for block in part.blocks:
-            factors = self._factors(part, block, radial, angular, block.members)
+            members = None if block.members is None else block.members.to(radial.dtype)
+            factors = self._factors(part, block, radial, angular, members)
             found[block.species] = torch.cat([torch.bmm(y, r) for _, y, r in factors], 1)
         if any(block.members is not None for block in part.blocks):
             return found[0].transpose(1, 2)
@@ -242,7 +251,7 @@ class Density(nn.Module):
                 torch.mul(at.angular, self.fade(at.distances), out=angular)
                 radial = at.series[0]
             for block in part.blocks:
-                members = () if block.members is None else (block.members,)
+                members = () if block.members is None else (block.members.to(out.dtype),)
                 xp, (here, r, y, *of) = arrays(out[part.first : part.last], radial, angular, *members)
                 first = block.species * self.n_max
                 for to, left, right in self._factors(part, block, r, y, of[0] if of else None):
@@ -284,7 +293,7 @@ class Density(nn.Module):
         """
         pulled = self.scratch.take("pulled", 2, *at.angular.shape, like=grads)
         for block in part.blocks:
-            members = () if block.members is None else (block.members,)
+            members = () if block.members is None else (block.members.to(grads.dtype),)
             xp, (g, out, series, *of) = arrays(grads.transpose(1, 2), pulled, at.series, *members)
             for k in range(2):
                 radii = self._rows(block, len(grads), series[k], of[0] if of else None).swapaxes(2, 3)
