@@ -173,9 +173,9 @@ class _Energies(torch.autograd.Function):
     def backward(ctx: Any, by_energy: Tensor | None, by_z: Tensor | None, by_features: Tensor | None) -> Any:
         x, last, z, *weights = ctx.saved_tensors
         state, inputs = ctx.state, (x, last, *weights)
-        asked = [wanted(t) for t in inputs]
+        asked = [wanted(x), wanted(last), any(wanted(w) for w in weights)]  # the third: all weights, or none
         if torch.is_grad_enabled():
-            if by_z is None and by_features is None and asked[0] and not any(asked[1:]):
+            if by_z is None and by_features is None and asked == [True, False, False]:
                 return _Slopes.apply(by_energy, z, last, state, *weights), None, None, *(None for _ in weights)
             return _by_autograd(inputs, asked, state, (by_energy, by_z, by_features))
         return _backward(state, inputs, asked, z, (by_energy, by_z, by_features))
@@ -216,7 +216,7 @@ def _backward(
     by_x = None if rows is None else rows.index_select(0, where.back)
     by_last = _by_last(state, energy, last) if asked[1] else None
     by_weights: Sequence[Tensor | None] = [None] * len(weights)
-    if any(asked[2:]):
+    if asked[2]:
         by_weights = _by_weights(state, x, back)
     return by_x, by_last, None, *by_weights
 
@@ -320,6 +320,7 @@ def _by_autograd(
     features = features.index_select(0, where.back)
     outputs = (features @ last, torch.cat(arguments or [x.new_zeros(0)]), features)
     used = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+    asked = [*asked[:2], *(asked[2] and w.requires_grad for w in weights)]
     sources = [t for t, yes in zip(inputs, asked, strict=True) if yes]
     found = iter(
         torch.autograd.grad([o for o, _ in used], sources, [g for _, g in used], create_graph=True, allow_unused=True)
