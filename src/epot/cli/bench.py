@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson, Device
+
 
 def bench(
     suite: Annotated[str | None, typer.Argument(help="Name of a suite: 3bpa, rmd17/ethanol, ...")] = None,
@@ -21,9 +23,9 @@ def bench(
     isolated: Annotated[bool, typer.Option("--isolated", help="Add the suite's single atoms to the fit.")] = False,
     seed: Annotated[int, typer.Option(help="Of the split and of the fit.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command on it resumes.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     show: Annotated[bool, typer.Option("--list", help="List the suites.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit on the published split of a known data set and compare with the published errors.
 

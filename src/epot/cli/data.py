@@ -1,10 +1,14 @@
 """``epot data``: look at, pack, split, convert and fetch data."""
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ._arguments import AsJson
 
 app = typer.Typer(
     help="Look at, pack, split, convert and fetch data. Example: `epot data info train.xyz.gz`",
@@ -22,7 +26,6 @@ VirialSign = Annotated[str | None, typer.Option(help="A positive virial means `c
 StressOrder = Annotated[str | None, typer.Option(help="Of six numbers: `voigt` (xx yy zz yz xz xy) or `vasp`.")]
 Format = Annotated[str | None, typer.Option("--format", help="Where the name does not say it: `extxyz`, `vasp-out`.")]
 Index = Annotated[str | None, typer.Option(help="Which structures: `0:100`, `::10`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:
@@ -37,13 +40,26 @@ def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:
     return made
 
 
-def _options(
-    keys: list[str] | None, units: list[str] | None, stress_sign: str | None, virial_sign: str | None, order: str | None
-) -> dict[str, Any]:
-    return {
-        "keys": _pairs(keys, "--key"), "units": _pairs(units, "--unit"), "stress_sign": stress_sign,
-        "virial_sign": virial_sign, "stress_order": order,
+def _labels(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of how labels are read; it takes them as one mapping, ``labels``."""
+    options = {
+        "keys": Keys, "units": Units, "stress_sign": StressSign, "virial_sign": VirialSign, "stress_order": StressOrder,
     }  # fmt: skip
+
+    def run(**given: Any) -> None:
+        labels = {name: given.pop(name) for name in options}
+        labels |= {"keys": _pairs(labels["keys"], "--key"), "units": _pairs(labels["units"], "--unit")}
+        command(**given, labels=labels)
+
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "labels"]
+    more = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in options.items()
+    ]
+    every = sorted([*own, *more], key=lambda p: p.kind)
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in every}
+    return run
 
 
 def _said(provenance: dict[str, Any]) -> str:
@@ -65,17 +81,15 @@ def _said(provenance: dict[str, Any]) -> str:
 
 
 @app.command()
+@_labels
 def info(
     sources: Sources,
-    keys: Keys = None,
-    units: Units = None,
-    stress_sign: StressSign = None,
-    virial_sign: VirialSign = None,
-    stress_order: StressOrder = None,
     format: Format = None,
     index: Index = None,
     verify: Annotated[bool, typer.Option(help="Compare a packed file with its checksums.")] = False,
     as_json: AsJson = False,
+    *,
+    labels: dict[str, Any],
 ) -> None:
     """What is in the data: counts, elements, labels and how they were read, ranges, closest approaches.
 
@@ -83,8 +97,7 @@ def info(
     """
     from ..data.readers import read
 
-    options = _options(keys, units, stress_sign, virial_sign, stress_order)
-    found = read(sources, index=index, format=format, **options)
+    found = read(sources, index=index, format=format, **labels)
     if verify and hasattr(found._source, "verify"):
         found._source.verify()
     statistics = found.statistics()
@@ -97,16 +110,14 @@ def info(
 
 
 @app.command()
+@_labels
 def pack(
     files: Annotated[list[str], typer.Argument(help="Files or globs to read, and last the packed file to make (.h5).")],
-    keys: Keys = None,
-    units: Units = None,
-    stress_sign: StressSign = None,
-    virial_sign: VirialSign = None,
-    stress_order: StressOrder = None,
     format: Format = None,
     batch: Annotated[int, typer.Option(min=1, help="Structures per commit: what a kill may lose.")] = 1000,
     as_json: AsJson = False,
+    *,
+    labels: dict[str, Any],
 ) -> None:
     """Pack data into one HDF5 file that is read from disk piece by piece. The same command continues after a kill.
 
@@ -118,22 +129,20 @@ def pack(
 
     if len(files) < 2 or not files[-1].endswith((".h5", ".hdf5")):
         raise ConfigError("Name what to read and then the file to make: epot data pack train.xyz.gz train.h5")
-    rules = Rules(**_options(keys, units, stress_sign, virial_sign, stress_order))
+    rules = Rules(**labels)
     made = pack(files[:-1], files[-1], rules=rules, format=format, batch=batch)
     _done(made, files[-1], as_json)
 
 
 @app.command()
+@_labels
 def convert(
     files: Annotated[list[str], typer.Argument(help="Files or globs to read, and last the file to write (.xyz, .h5).")],
-    keys: Keys = None,
-    units: Units = None,
-    stress_sign: StressSign = None,
-    virial_sign: VirialSign = None,
-    stress_order: StressOrder = None,
     format: Format = None,
     index: Index = None,
     as_json: AsJson = False,
+    *,
+    labels: dict[str, Any],
 ) -> None:
     """Read anything, write extended XYZ (plain, .gz, .xz, .zst) or packed HDF5, in eV and Å.
 
@@ -144,8 +153,7 @@ def convert(
 
     if len(files) < 2:
         raise ConfigError("Name what to read and then the file to write: epot data convert OUTCAR train.xyz")
-    options = _options(keys, units, stress_sign, virial_sign, stress_order)
-    found = read(files[:-1], index=index, format=format, **options)
+    found = read(files[:-1], index=index, format=format, **labels)
     found.write(files[-1])
     _done(found, files[-1], as_json)
 
@@ -159,6 +167,7 @@ def _done(made: Any, path: str, as_json: bool) -> None:
 
 
 @app.command()
+@_labels
 def split(
     sources: Sources,
     fractions: Annotated[str, typer.Option(help="Fractions or numbers of structures.")] = "0.8,0.1,0.1",
@@ -167,13 +176,10 @@ def split(
     out: Annotated[
         str, typer.Option(help="Where to: `{part}` becomes train, valid, test (or 0, 1, ...).")
     ] = "{part}.xyz",
-    keys: Keys = None,
-    units: Units = None,
-    stress_sign: StressSign = None,
-    virial_sign: VirialSign = None,
-    stress_order: StressOrder = None,
     format: Format = None,
     as_json: AsJson = False,
+    *,
+    labels: dict[str, Any],
 ) -> None:
     """Divide data into disjoint files, and write down how (`split.json` beside them).
 
@@ -189,8 +195,7 @@ def split(
         raise ConfigError(f"--fractions {fractions} is not a list of numbers, like 0.8,0.1,0.1 or 1000,200.") from None
     if "{part}" not in out:
         raise ConfigError(f"--out {out} needs {{part}} in it, which becomes train, valid, test.")
-    options = _options(keys, units, stress_sign, virial_sign, stress_order)
-    made = read(sources, format=format, **options).split(*parts, seed=seed, by=by)
+    made = read(sources, format=format, **labels).split(*parts, seed=seed, by=by)
     names = {1: ["train"], 2: ["train", "test"], 3: ["train", "valid", "test"]}.get(len(made))
     names = names or [str(k) for k in range(len(made))]
     records = []

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson
+
 
 class What(StrEnum):
     """What there is to be shown."""
@@ -24,7 +26,7 @@ def demo(
     epochs: Annotated[int, typer.Option(help="Of each network.")] = 80,
     picture: Annotated[Path | None, typer.Option(help="Draw the result to this file (PNG, SVG, PDF).")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what symmetry is worth: models of coordinates break where molecules are turned, moved or renumbered.
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ._arguments import AsJson
+
 
 def describe(
     source: Annotated[str | None, typer.Argument(help="Structures, in any format that epot reads.")] = None,
@@ -15,7 +17,7 @@ def describe(
     gradients: Annotated[bool, typer.Option("--gradients", help="Also the derivatives by the geometry.")] = False,
     index: Annotated[str | None, typer.Option(help="Which structures: 0, :100, ::10.")] = None,
     show: Annotated[bool, typer.Option("--list", help="List the descriptors and their settings.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Describe every atom (or whole structure) by a fixed descriptor.
 

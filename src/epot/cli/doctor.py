@@ -1,18 +1,17 @@
 """``epot doctor``: examine data before a fit, and a potential after it."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ._arguments import AsJson, Model
 
 app = typer.Typer(
     help="Examine data before a fit, and a potential after it. Example: `epot doctor data train.xyz test.xyz`",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
 def _finish(reports: list[Any], as_json: bool) -> None:
@@ -49,7 +48,7 @@ def data(
 
 @app.command()
 def model(
-    file: Annotated[Path, typer.Argument(help="A model file.")],
+    file: Model,
     data: Annotated[str | None, typer.Option(help="Structures of its domain, a test set say.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the verdict into the model file.")] = False,
     compiled: Annotated[bool, typer.Option("--compiled", help="Also compare with a compiled copy (a minute).")] = False,

@@ -1,19 +1,20 @@
 """``epot elastic``."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson, Device, Model
+
 
 def elastic(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     source: Annotated[str, typer.Argument(help="A crystal, in any format that epot reads; a small cell.")],
     rest: Annotated[bool, typer.Option("--rest", help="First scale the cell to zero pressure (cubic).")] = False,
     index: Annotated[str, typer.Option(help="Which structure of the file.")] = "0",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Elastic constants of a crystal in GPa, with clamped and with free atoms.
 

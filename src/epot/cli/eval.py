@@ -1,20 +1,21 @@
 """``epot eval``."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson, Device, Index, Model
+
 
 def eval(  # noqa: A001
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     source: Annotated[str, typer.Argument(help="Labeled structures, in any format that epot reads.")],
-    index: Annotated[str | None, typer.Option(help="Which of them: 0, :100, ::10.")] = None,
+    index: Index = None,
     worst: Annotated[int, typer.Option(help="How many of the worst structures to list.")] = 5,
     fast: Annotated[bool, typer.Option("--fast", help="Without standard deviations.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Errors of a model on labeled structures: by element, by config_type, and whether its uncertainty foresees them.
 

@@ -6,18 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
+from ._arguments import AsJson
+
 
 def fit(
     source: Annotated[str, typer.Argument(help="Labeled structures (train.xyz), or a configuration (config.yaml).")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value: model.cutoff=6.0 descend.epochs=200")] = None,
-    model: Annotated[str | None, typer.Option(help="Name of a model (see `epot models`).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of a model (see `epot models`), or a model.epot to start from.")
+    ] = None,
     valid: Annotated[str | None, typer.Option(help="Structures to validate on; without, 10 % are held out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command on it resumes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data (descend.epochs).")] = None,
     max_time: Annotated[str | None, typer.Option(help="Of the descent: 600, 10m, 2h (descend.max_time).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit a potential to labeled structures; an interrupted fit goes on when the command is repeated.
 
@@ -53,7 +57,7 @@ def _fit(made: dict[str, Any]) -> Any:
         raise ConfigError("The configuration names no training structures: give train: FILE.")
     if "model" not in made:
         raise ConfigError("Which model? Give --model NAME (see `epot models`), or model: in the configuration.")
-    name = made["model"] if isinstance(made["model"], str) else made["model"].get("name", "model")
+    name = Path(made["model"]).stem if isinstance(made["model"], str) else made["model"].get("name", "model")
     folder = Path(made.get("out") or Path("runs") / f"{name}-{Path(made['train']).name.split('.')[0]}")
     state = run(
         made["model"],
@@ -66,9 +70,16 @@ def _fit(made: dict[str, Any]) -> Any:
         device=made.get("device", "cpu"),
         targets=made.get("targets"),
         holdout=made.get("holdout", 0.1),
-        record={"train": made["train"], "valid": made.get("valid")},
+        record={"train": made["train"], "valid": made.get("valid")} | _start(made["model"]),
     )
     return state, folder
+
+
+def _start(model: Any) -> dict[str, Any]:
+    """What a run keeps of the file that it starts from."""
+    from ..fit.config import is_file
+
+    return {"start": str(model)} if is_file(model) else {}
 
 
 def _seconds(text: str) -> float:

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson
+
 
 def import_(
     path: Annotated[Path, typer.Argument(help="A file or folder of another code.")],
     out: Annotated[Path, typer.Option(help="The model file to write.")] = Path("model.epot"),
     format: Annotated[str | None, typer.Option(help="Which code's; found from the content if not given.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="key=value of the format, once for each.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a potential of another code into a model file.
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson
+
 
 def label(
     source: Annotated[str, typer.Argument(metavar="IN", help="Structures to label: a file or a glob.")],
@@ -25,7 +27,7 @@ def label(
     threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
     limit: Annotated[int | None, typer.Option(help="Label at most this many now.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Label structures with a quantum-mechanical engine; killed and started again, it goes on where it was.
 

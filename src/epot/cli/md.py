@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ._arguments import AsJson, Device, Model
+
 
 def md(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     start: Annotated[str, typer.Argument(help="Where to start: any format that epot reads.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command on it goes on where it stopped.")],
     ensemble: Annotated[str, typer.Option(help="nve, nvt (Langevin), nvt-bussi, npt or npt-shape.")] = "nvt",
@@ -25,8 +27,8 @@ def md(
     option: Annotated[list[str] | None, typer.Option(help="Of the integrator: friction=0.002 (1/fs).")] = None,
     index: Annotated[str, typer.Option(help="Which frame of the start file.")] = "-1",
     restart: Annotated[bool, typer.Option("--restart", help="Forget an earlier run in the folder.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Molecular dynamics, guarded against leaving the data that the model was fitted to.
 

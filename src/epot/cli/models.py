@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson
+
 
 def models(
     name: Annotated[str | None, typer.Argument(help="One model: its arguments with their defaults.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the models, or the arguments of one.
 

@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson, Device, Index, Model, Source
+
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
-    source: Annotated[str, typer.Argument(help="Structures, in any format that epot reads.")],
+    model: Model,
+    source: Source,
     out: Annotated[Path, typer.Argument(help="Extended XYZ to write: out.xyz, out.xyz.gz.")],
-    index: Annotated[str | None, typer.Option(help="Which of them: 0, :100, ::10.")] = None,
+    index: Index = None,
     fast: Annotated[bool, typer.Option("--fast", help="Without standard deviations.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Write energies, forces and stress of structures, with their standard deviations, as extended XYZ.
 

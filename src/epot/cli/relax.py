@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from ._arguments import AsJson, Device, Index, Model, Source
+
 
 def relax(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
-    source: Annotated[str, typer.Argument(help="Structures, in any format that epot reads.")],
+    model: Model,
+    source: Source,
     out: Annotated[Path, typer.Argument(help="Extended XYZ to write, with energies, forces and stress.")],
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
     cell_mode: Annotated[str, typer.Option(help="fixed, full, volume (shape kept) or shape (volume kept).")] = "fixed",
@@ -19,9 +21,9 @@ def relax(
     optimizer: Annotated[str, typer.Option(help="lbfgs, bfgs or fire.")] = "lbfgs",
     symmetry: Annotated[bool, typer.Option("--symmetry", help="Keep the space group (needs spglib).")] = False,
     trajectory: Annotated[Path | None, typer.Option(help="Extended XYZ with every step.")] = None,
-    index: Annotated[str | None, typer.Option(help="Which of them: 0, :100, ::10.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    index: Index = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Move atoms, and the cell if wished, to where no force is left. Exit code 1 where one did not converge.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
+from ._arguments import AsJson
 
 HOW = ("rattle", "strain", "volumes", "normal_modes", "md")
 
@@ -31,7 +32,7 @@ def sample(
     every: Annotated[int, typer.Option(help="Steps between frames: md.")] = 20,
     workers: Annotated[int, typer.Option(help="Processes for the Hessian: normal_modes.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make structures to label from some that you have.
 
