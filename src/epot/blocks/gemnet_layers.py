@@ -24,7 +24,7 @@ def he_orthogonal_(weight: Tensor) -> Tensor:
     """Fill in place with random rows, orthogonal before they are given mean zero and variance 1 / fan-in.
 
     Args:
-        weight: ``(out, in)`` of a dense layer, or ``(in, in, out)`` of a bilinear one.
+        weight: ``(out, in)``, or ``(in, in, out)`` where what goes in has two indices.
     """
     nn.init.orthogonal_(weight)
     inputs = (0, 1) if weight.dim() == 3 else (1,)
@@ -61,11 +61,10 @@ class Residual(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Dense(n_features, n_features) for _ in range(2))
+        self.first, self.second = Dense(n_features, n_features), Dense(n_features, n_features)
 
     def forward(self, x: Float[Tensor, "rows F"]) -> Float[Tensor, "rows F"]:
-        first, second = (layer.weight for layer in self.layers)
-        y = silu(silu(x @ first.t()) @ (second * SILU_GAIN).t())  # gains where they cost least
+        y = silu(silu(x @ self.first.weight.t()) @ (self.second.weight * SILU_GAIN).t())  # gains where they cost least
         return torch.add(x, y, alpha=SILU_GAIN).mul_(HALF)
 
 

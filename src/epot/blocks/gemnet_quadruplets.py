@@ -25,7 +25,7 @@ from ..geometry.graph import Graph
 from ..typing import Bool, Float, Int, Tensor
 from .gemnet_edges import Edges, picked
 from .gemnet_layers import Dense, ScalingFactor
-from .gemnet_triplets import Bilinear, Symmetric, bilinear
+from .gemnet_triplets import Symmetric, bilinear
 
 CHUNK = 2**22
 """Harmonics (quadruplets times components) that are made at a time."""
@@ -196,7 +196,7 @@ class SphericalBasis(NamedTuple):
         return _rows(self.units, chunk.edges), _rows(self.frames, chunk.ends), chunk.used
 
     def messages(
-        self, x: Float[Tensor, "ends F"], weight: Float[Tensor, "F n_sbf n_out"]
+        self, x: Float[Tensor, "ends F"], weight: Float[Tensor, "n_out n_sbf_F"]
     ) -> Float[Tensor, "edges n_out"]:
         """``sum_(b, d) sbf W x``: the bilinear layer of the sums over the far ends of each edge."""
         parts = []
@@ -244,7 +244,7 @@ def joined(
     values: Float[Tensor, "components edge_slots atoms end_slots"],
     ends: Float[Tensor, "atoms end_slots F"],
     radial: Float[Tensor, "rows n_sbf components"],
-    weight: Float[Tensor, "F n_sbf n_out"],
+    weight: Float[Tensor, "n_out n_sbf_F"],
     chunk: Chunk,
 ) -> Float[Tensor, "rows n_out"]:
     """Sums over far ends, times the radial basis, through the bilinear layer."""
@@ -291,7 +291,7 @@ class QuadrupletInteraction(nn.Module):
         self.down = Dense(n_edge, n_quadruplet)
         self.cbf = Dense(n_cbf, n_quadruplet, activation=False)
         self.scale_cbf = ScalingFactor()
-        self.bilinear = Bilinear(n_quadruplet, n_sbf, n_bilinear)
+        self.bilinear = Dense(n_sbf * n_quadruplet, n_bilinear, activation=False)
         self.scale_sum = ScalingFactor()
         self.up = Symmetric(n_bilinear, n_edge)
 

@@ -21,7 +21,7 @@ from torch import nn
 from ..features.angular import spherical_harmonics
 from ..typing import Float, Tensor
 from .gemnet_edges import Edges
-from .gemnet_layers import HALF, Dense, ScalingFactor, he_parameter
+from .gemnet_layers import HALF, Dense, ScalingFactor
 
 
 class CircularBasis(NamedTuple):
@@ -63,18 +63,10 @@ def _roots(l_max: int, like: Tensor) -> Tensor:
 def bilinear(
     radial: Float[Tensor, "edges n_basis components"],
     sums: Float[Tensor, "edges components F"],
-    weight: Float[Tensor, "F n_basis n_out"],
+    weight: Float[Tensor, "n_out n_basis_F"],
 ) -> Float[Tensor, "edges n_out"]:
-    """``y_o = sum_(if) (sum_l radial_il sums_lf) W_fio``: basis and messages, joined by one matrix product."""
-    return torch.bmm(radial, sums).flatten(1) @ weight.transpose(0, 1).flatten(0, 1)
-
-
-class Bilinear(nn.Module):
-    """The weight of :func:`bilinear`."""
-
-    def __init__(self, n_features: int, n_basis: int, n_out: int) -> None:
-        super().__init__()
-        self.weight = he_parameter(n_features, n_basis, n_out)
+    """``y_o = sum_(if) W_o(if) sum_l radial_il sums_lf``: basis and messages, joined by one matrix product."""
+    return torch.bmm(radial, sums).flatten(1) @ weight.t()
 
 
 class Symmetric(nn.Module):
@@ -97,7 +89,7 @@ class TripletInteraction(nn.Module):
         self.rbf = Dense(n_rbf, n_edge, activation=False)
         self.scale_rbf = ScalingFactor()
         self.down = Dense(n_edge, n_triplet)
-        self.bilinear = Bilinear(n_triplet, n_cbf, n_bilinear)
+        self.bilinear = Dense(n_cbf * n_triplet, n_bilinear, activation=False)
         self.scale_sum = ScalingFactor()
         self.up = Symmetric(n_bilinear, n_edge)
 

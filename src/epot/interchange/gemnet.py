@@ -18,7 +18,7 @@ from ..typing import Tensor
 MARKS = ("rbf_basis.frequencies", "mlp_cbf3.weight", "atom_emb.embeddings.weight")
 NAMES = (
     (r"^frequencies$", "rbf_basis.frequencies"),
-    (r"^edge_embedding\.", "edge_emb.dense."),
+    (r"^first_edges\.", "edge_emb.dense."),
     (r"^rbf_triplet\.", "mlp_rbf3."),
     (r"^rbf_quadruplet\.", "mlp_rbf4."),
     (r"^rbf_atom\.", "mlp_rbf_h."),
@@ -189,11 +189,13 @@ def _their_name(name: str) -> str:
     for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
     name = re.sub(r"\.residuals\.(\d+)\.", lambda m: f".layers.{int(m[1]) + 1}.", name)
-    return re.sub(r"(_skip|residual_m|\.layers)\.(\d+)\.layers\.(\d)\.", r"\1.\2.dense_mlp.\3.", name)
+    return name.replace(".first.", ".dense_mlp.0.").replace(".second.", ".dense_mlp.1.")
 
 
 def _ordered(name: str, value: Tensor, degrees: int, radial: int) -> Tensor:
-    """Theirs lists m as 0 .. l, -l .. -1 and flattens the circular basis of quadruplets."""
+    """Theirs has bilinear weights (feature, basis, out), m in the order 0 .. l, -l .. -1, and one flat basis."""
+    if name.endswith(".bilinear.weight"):
+        return value.permute(2, 1, 0).flatten(1)
     if name == "cbf_quadruplet":
         return value.t().reshape(degrees, radial, -1)
     if name == "sbf_quadruplet":

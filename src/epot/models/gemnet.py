@@ -30,7 +30,9 @@ from ..potential import Output, Potential
 from ..typing import Float, Tensor
 
 THIRD = 3**-0.5
-KINKS = {"forces": "the angle between half-planes has no sign: forces jump where the atoms of a quadruplet are coplanar"}
+KINKS = {
+    "forces": "the angle between half-planes has no sign: forces jump where the atoms of a quadruplet are coplanar"
+}
 
 
 class Sizes(NamedTuple):
@@ -70,7 +72,7 @@ class Geometry(NamedTuple):
     quadruplets: SphericalBasis | None = None
 
 
-class EdgeEmbedding(nn.Module):
+class EdgeUpdate(nn.Module):
     """``act([h_c | h_a | m] W)``: a new embedding of the edge c -> a from its atoms' and its own."""
 
     def __init__(self, n_atom: int, n_in: int, n_out: int) -> None:
@@ -86,7 +88,7 @@ class EdgeEmbedding(nn.Module):
         return scaled_silu(torch.addmm(y, m, own))
 
 
-class AtomEmbedding(nn.Module):
+class AtomUpdate(nn.Module):
     """What an atom makes of the edges that end there: a filtered sum, a dense layer and residuals (appendix C)."""
 
     def __init__(self, n_atom: int, n_edge: int, n_rbf: int, n_layers: int) -> None:
@@ -117,8 +119,8 @@ class Interaction(nn.Module):
             self.quadruplets = QuadrupletInteraction(s.n_edge, *widths)
         self.before_skip = residuals(s.n_edge, s.n_before_skip)
         self.after_skip = residuals(s.n_edge, s.n_after_skip)
-        self.atom_update = AtomEmbedding(s.n_atom, s.n_edge, s.n_rbf, s.n_atom_layers)
-        self.concat = EdgeEmbedding(s.n_atom, s.n_edge, s.n_edge)
+        self.atom_update = AtomUpdate(s.n_atom, s.n_edge, s.n_rbf, s.n_atom_layers)
+        self.concat = EdgeUpdate(s.n_atom, s.n_edge, s.n_edge)
         self.after_concat = residuals(s.n_edge, s.n_concat)
 
     def forward(
@@ -219,13 +221,12 @@ class GemNet(Potential):
             self.rbf_quadruplet = Dense(n_radial, n_rbf, activation=False)
             self.cbf_quadruplet = he_parameter(n_spherical, n_radial, n_cbf)
             self.sbf_quadruplet = he_parameter(n_spherical**2, n_radial, n_sbf)
-        self.edge_embedding = EdgeEmbedding(n_atom, n_radial, n_edge)
+        self.first_edges = EdgeUpdate(n_atom, n_radial, n_edge)
         self.interactions = nn.ModuleList(Interaction(sizes, quadruplets) for _ in range(n_layers))
-        self.outputs = nn.ModuleList(AtomEmbedding(n_atom, n_edge, n_rbf, n_atom_layers) for _ in range(n_layers + 1))
+        self.outputs = nn.ModuleList(AtomUpdate(n_atom, n_edge, n_rbf, n_atom_layers) for _ in range(n_layers + 1))
         self.readout = LinearReadout((n_layers + 1) * n_atom, bias=False)
-        with torch.no_grad():
-            for part in self.readout.weight.view(-1, 1, n_atom):
-                he_orthogonal_(part)
+        for part in self.readout.weight.detach().view(-1, 1, n_atom):
+            he_orthogonal_(part)
 
     def _refuse(self) -> None:
         if not self.cutoff > 0:
@@ -252,7 +253,7 @@ class GemNet(Potential):
         geometry, rbf = self._geometry(graph)
         edges = geometry.edges
         h = self.embedding(graph.numbers)
-        m = self.edge_embedding(h, rbf, edges)
+        m = self.first_edges(h, rbf, edges)
         features = [self.outputs[0](m, geometry.rbf_out, edges)]
         for interaction, output in zip(self.interactions, self.outputs[1:], strict=True):
             h, m = interaction(h, m, geometry)
