@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from epot.data.structure import Structure
-from epot.features import angular, soap_density
+from epot.features import angular, soap_contract, soap_density, soap_gaussians, soap_jacobian
 from epot.features.arrays import arrays
 from epot.features.descriptors.soap import Soap
 from epot.geometry.graph import build
@@ -81,3 +81,24 @@ def test_recursion_is_the_same_in_numpy_and_in_torch(l_max):
     expected = angular.solid_recursion(vectors, l_max)
     torch.testing.assert_close(found, expected, atol=1e-13, rtol=1e-13)
     assert l_max == 0 or (angular.solid_recursion(vectors * 1.01, l_max) - expected).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"dialect": "quip"}, {"compression": "mu1nu1"}, {"compression": "crossover"}], ids=str
+)
+def test_without_arrays_the_same(kind, box, monkeypatch):
+    """What other devices do, on this one."""
+    found = []
+    for plain in (False, True):
+        for module in (angular, soap_density, soap_contract, soap_gaussians, soap_jacobian) if plain else ():
+            monkeypatch.setattr(module, "arrays", lambda *tensors: (torch, tensors))
+        soap = Soap((1, 6, 8), **(SMALL | kind))
+        graph = build(box, soap.cutoff).replace(first_order=True)
+        leaf = graph.vectors().detach().requires_grad_()
+        spectra = soap(graph.replace(_vectors=leaf))
+        (grads,) = torch.autograd.grad((spectra * spectra.detach().cos()).sum(), leaf)
+        found.append((soap(graph), spectra.detach(), grads, soap.jacobian(graph)))
+    for ours, expected in zip(*found, strict=True):
+        scale = float(expected.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(ours, expected, atol=1e-13 * scale, rtol=0)

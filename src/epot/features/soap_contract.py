@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from .angular import n_harmonics
 from .arrays import arrays
 from .scratch import Scratch
 from .soap_layout import Layout
+
+Made = TypeVar("Made")
 
 
 class Contraction(nn.Module):
@@ -58,6 +61,7 @@ class Contraction(nn.Module):
         doubled = np.where((made.first == made.second) & self.triangular, 2.0, 1.0) * made.weight
         self.register_buffer("doubled", torch.from_numpy(doubled), persistent=False)
         self.scratch = Scratch()
+        self.made: dict[tuple[str, torch.dtype, torch.device], Any] = {}
         scales = np.repeat(self.factors, 2 * np.arange(len(factors)) + 1)
         self.register_buffer("scales", torch.from_numpy(scales), persistent=False)
         self.plain = bool((made.weight == 1).all())
@@ -171,6 +175,13 @@ class Contraction(nn.Module):
             np.add.at(table, (first, second % n_max, q), weight * share[second // n_max])
         some = np.flatnonzero(np.abs(table).max((0, 1)) > 0)
         return some, table[:, :, some]
+
+    def once(self, name: str, like: Tensor, make: Callable[[Tensor], Made]) -> Made:
+        """What depends on the configuration alone, of the type of ``like``: made at the first call."""
+        key = (name, like.dtype, like.device)
+        if key not in self.made:
+            self.made[key] = make(like)
+        return self.made[key]
 
     def unfold(self, spectra: Tensor) -> Float[Tensor, "points degrees rows channels"]:
         """``Q_l`` of ``p . q = sum_l <P_l, Q_l>``, ``P_l = f_l c (mixed c)^T``; rows are unmixed channels."""

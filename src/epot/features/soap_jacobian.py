@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,9 @@ def soap_jacobian(
     if contract.normalize:
         mixed = mixed / norms[:, None, None]
     mixed = mixed.transpose(1, 2).contiguous()
-    changes = [_changes(contract, s, spectra) for s in range(len(density.elements))]
+    changes = [
+        contract.once(f"changes{s}", spectra, partial(_changes, contract, s)) for s in range(len(density.elements))
+    ]
     vectors = density.padded(graph.vectors().to(spectra.dtype))
     made = plan(graph, species, density.elements, max(NUMBERS // (3 * size), LEAST))
     firsts = torch.tensor([part.first for part in made.parts] + [graph.n_atoms], device=spectra.device)
