@@ -165,12 +165,13 @@ def test_layouts_are_kept_while_the_triples_are_the_same(oxides):
 
 
 def test_blocks(monkeypatch, oxides):
-    """Where blocks of triples end changes nothing but rounding."""
+    """Where blocks and chunks of triples end changes nothing but rounding."""
     made = AEV((1, 6, 8), **SMALL)
     graph = lambda: collate([build(oxides, made.cutoff)] * 3)  # noqa: E731
     rows, whole = made(graph()), made.jacobian(graph())
-    for block, empty in ((1, 8), (16, 0), (64, 3)):
+    for block, empty, chunk in ((1, 8, 1), (16, 0, 40), (64, 3, 10000)):
         monkeypatch.setattr(aev_layout, "BLOCK", block)
+        monkeypatch.setattr(aev_layout, "CHUNK", chunk)
         monkeypatch.setattr(aev_layout, "EMPTY", empty)
         assert torch.allclose(made(graph()), rows, rtol=0, atol=1e-13)
         assert torch.allclose(made.jacobian(graph()), whole, rtol=0, atol=1e-12)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from epot.data.structure import Structure
 from epot.errors import ConfigError, DataError
+from epot.geometry import neighbors
 from epot.geometry.neighbors import complete_cell, neighbor_pairs
 from epot.testing.systems import systems
 
@@ -86,6 +87,21 @@ def test_one_atom_and_none():
 
 def test_zero_cutoff_has_no_pairs(silicon):
     assert listed(silicon, 0.0) == []
+
+
+def test_molecules_by_all_distances(monkeypatch):
+    """Witness: the search that larger and periodic structures go through."""
+    positions = np.random.default_rng(4).uniform(0, 6, size=(neighbors.FEW, 3))
+    molecule = Structure(np.ones(neighbors.FEW, dtype=int), positions)
+    few = neighbor_pairs(molecule, 3.0)
+    assert (np.lexsort((few[1], few[0])) == np.arange(len(few[0]))).all()
+    monkeypatch.setattr(neighbors, "FEW", 0)
+    searched = neighbor_pairs(molecule, 3.0)
+    order = np.lexsort((searched[1], searched[0]))
+    for a, b in zip(few, searched, strict=True):
+        np.testing.assert_array_equal(a, b[order])
+        assert a.dtype == b.dtype
+    assert len(neighbor_pairs(molecule, 3.1)[0]) > len(few[0])  # control
 
 
 @pytest.mark.parametrize("cutoff", [-1.0, float("nan"), float("inf")])

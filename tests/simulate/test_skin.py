@@ -1,3 +1,5 @@
+import itertools
+
 import ase.build
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import torch
 from lennard_jones import LennardJones
 
 from epot.data.structure import Structure
-from epot.errors import ConfigError, SimulationError
+from epot.errors import ConfigError, DataError, SimulationError
 from epot.geometry.graph import build
 from epot.predict import predict
 from epot.simulate.skin import SkinPairs
@@ -113,6 +115,30 @@ def test_a_drifting_molecule_needs_one_search():
         atoms.positions += 0.3
         ask(pairs, atoms)
     assert (pairs.searches, pairs.steps) == (1, 50)
+
+
+@pytest.mark.parametrize("make", [crystal, lambda: ase.build.molecule("C6H6")])
+def test_a_search_that_finds_the_same_pairs_keeps_what_was_made_of_them(make):
+    """Witness: graphs of a search that knows nothing."""
+    atoms, rng = make(), np.random.default_rng(5)
+    pairs, kept = SkinPairs(4.2, 0.0), []
+    for move in (0.0, 1e-5, 1e-5, 0.4, 1e-5):
+        atoms.positions += move * rng.normal(size=atoms.positions.shape)
+        graph, fresh = ask(pairs, atoms), ask(SkinPairs(4.2, 0.0), atoms)
+        for name in ("numbers", "positions", "owner", "cell", "pbc", "pairs", "shifts"):
+            assert torch.equal(getattr(graph, name), getattr(fresh, name)), name
+        assert torch.equal(graph.vectors(), fresh.vectors())
+        assert torch.equal(graph.row_pointers(), fresh.row_pointers())
+        kept.append(graph._made)
+    assert pairs.searches == 5
+    assert [a is b for a, b in itertools.pairwise(kept)] == [True, True, False, True]
+    atoms.numbers[0] = 7  # the same pairs of other atoms
+    graph = ask(pairs, atoms)
+    assert int(graph.numbers[0]) == 7
+    assert graph._made is not kept[-1]
+    atoms.positions[0] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        ask(pairs, atoms)
 
 
 def test_results_do_not_depend_on_history_to_the_last_bit():
