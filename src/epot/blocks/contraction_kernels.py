@@ -18,8 +18,9 @@ from typing import NamedTuple
 import torch
 
 from ..typing import Float, Int, Tensor
-from .coupling import coupling_polynomials, monomials
+from .coupling import coupling_polynomials
 from .equivariant import spherical_harmonics
+from .monomials import monomials
 
 Part = tuple[int, int, int]
 """An element and the first and last of its atoms, which lie together."""

@@ -11,14 +11,14 @@ the tensors, path by path, from those of one degree less.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import combinations_with_replacement
-from typing import NamedTuple
 
 import torch
 
 from ..errors import ConfigError
 from ..typing import Float, Int, Tensor
 from .equivariant import wigner_3j
+from .monomials import monomials, multiplicities
+from .reduced_coupling import reduced_polynomials
 
 Path = tuple[tuple[int, int, int], ...]
 """Steps ``(l, L, parity)``: which degree joins and what it makes with those before."""
@@ -36,8 +36,8 @@ def symmetric_couplings(l_max: int, l_out: int, order: int, reduced: bool = Fals
         l_max: highest degree of the features.
         l_out: degree of the result, of parity ``(-1)^l_out``.
         order: how many features are multiplied.
-        reduced: an orthonormal basis of the symmetric tensors instead of one path for each way to couple
-            (:func:`reduced_polynomials`).
+        reduced: as few paths as there are symmetric couplings instead of one for each way to couple
+            (:mod:`epot.blocks.reduced_coupling`).
     """
     width = (l_max + 1) ** 2
     if reduced:
@@ -62,6 +62,41 @@ def coupling_polynomials(
     if not found:
         return torch.zeros(2 * l_out + 1, monomials((l_max + 1) ** 2, order).exponents.shape[0], 1, dtype=torch.float64)
     return torch.stack(found, -1)
+
+
+def path_transfer(
+    stored: Float[Tensor, ...], l_max: int, l_out: int, order: int, reduced: bool = False
+) -> Float[Tensor, "paths stored_paths"]:
+    """``T`` with which weights of other paths become weights of these: ``W = T W_stored`` gives the same result.
+
+    Paths may be combined, ordered, normalized or redundant in any way: only what they span counts.
+
+    Args:
+        stored: U tensor of the weights, as mace-torch keeps it (for ``l_out = 0`` with or without the first axis).
+        l_max, l_out, order, reduced: the paths that are wanted, as for :func:`symmetric_couplings`.
+
+    Raises:
+        ConfigError: it is no coupling of these degrees, or one that is not in the span of the paths.
+    """
+    width = (l_max + 1) ** 2
+    shape = (2 * l_out + 1, *[width] * order)
+    if tuple(stored.shape[:-1]) not in ((shape, shape[1:]) if l_out == 0 else (shape,)):
+        raise ConfigError(
+            f"couplings of shape {tuple(stored.shape)}: expected {(*shape, 'paths')} for l_max {l_max}, "
+            f"l_out {l_out}, order {order}"
+        )
+    theirs = _polynomials_of(stored.to(torch.float64).reshape(*shape, -1), width, order).flatten(0, 1)
+    ours = coupling_polynomials(l_max, l_out, order, reduced).flatten(0, 1)
+    if ours.shape == theirs.shape and torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5):
+        return torch.eye(ours.shape[1], dtype=torch.float64)  # exactly, also if stored in single precision
+    found = torch.linalg.pinv(ours, rtol=1e-10) @ theirs
+    error = (ours @ found - theirs).abs().max()
+    if not error <= 1e-4 * theirs.abs().max():
+        raise ConfigError(
+            f"couplings of order {order} to l = {l_out} differ by {error:.1e} from all there are for l_max {l_max}: "
+            "expected e3nn's basis, features of parity (-1)^l in ascending order"
+        )
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -121,43 +156,21 @@ def _coupling(made: int, left: int, right: int) -> Tensor:
     return wigner_3j(made, left, right) * (2 * made + 1) ** 0.5
 
 
-class Monomials(NamedTuple):
-    """All products of one degree of some variables, sorted.
-
-    Attributes:
-        exponents: of each variable.
-        times: which monomial of the next degree each becomes by one more factor of each variable.
-        parts: the factors, sorted.
-    """
-
-    exponents: Int[Tensor, "monomials variables"]
-    times: Int[Tensor, "monomials variables"]
-    parts: Int[Tensor, "monomials degree"]
-
-
-@lru_cache(maxsize=64)
-def monomials(n_variables: int, degree: int) -> Monomials:
-    """Products of ``degree`` variables in lexical order: 16 variables give 1, 16, 136, 816, 3876."""
-    listed = list(combinations_with_replacement(range(n_variables), degree))
-    index = {parts: i for i, parts in enumerate(combinations_with_replacement(range(n_variables), degree + 1))}
-    times = [[index[tuple(sorted((*parts, v)))] for v in range(n_variables)] for parts in listed]
-    parts = torch.tensor(listed, dtype=torch.long).view(len(listed), degree)
-    exponents = torch.zeros(len(listed), n_variables, dtype=torch.long)
-    exponents.scatter_add_(1, parts, torch.ones_like(parts))
-    return Monomials(exponents, torch.tensor(times), parts)
-
-
-def reduced_polynomials(l_max: int, l_out: int, order: int) -> Float[Tensor, "components monomials paths"]:
-    """An orthonormal basis of the polynomials that the paths span, each path a new direction."""
-    raise ConfigError("reduced couplings are not available")
-
-
 def _tensors_of(polynomials: Float[Tensor, "components monomials paths"], width: int, order: int) -> Tensor:
     """The symmetric tensors with these polynomials."""
-    listed = monomials(width, order)
-    counts = torch.exp(torch.lgamma(torch.tensor(order + 1.0)) - torch.lgamma(listed.exponents + 1.0).sum(1)).round()
-    entries = torch.cartesian_prod(*[torch.arange(width)] * order).view(-1, order).sort(1).values
-    code = (width ** torch.arange(order - 1, -1, -1)).view(-1, 1)
-    index = torch.searchsorted((listed.parts @ code).flatten(), (entries @ code).flatten())
-    made = (polynomials / counts.to(polynomials)[:, None]).index_select(1, index)
+    each = polynomials / multiplicities(width, order)[:, None]
+    made = each.index_select(1, _monomial_of_entry(width, order))
     return made.view(polynomials.shape[0], *[width] * order, -1)
+
+
+def _polynomials_of(tensors: Tensor, width: int, order: int) -> Float[Tensor, "components monomials paths"]:
+    """Sums of a tensor's entries over permutations."""
+    out = tensors.new_zeros(tensors.shape[0], monomials(width, order).parts.shape[0], tensors.shape[-1])
+    return out.index_add_(1, _monomial_of_entry(width, order), tensors.flatten(1, -2))
+
+
+def _monomial_of_entry(width: int, order: int) -> Int[Tensor, " entries"]:
+    index = torch.zeros(1, dtype=torch.long)
+    for n in range(order):
+        index = monomials(width, n).times[index].flatten()
+    return index

@@ -43,7 +43,7 @@ class SymmetricContraction(nn.Module):
         l_max: highest degree of the features.
         l_out: degrees of the results.
         correlation: highest order, 1 .. 4.
-        reduced: fewer paths, which couple the same (:func:`epot.blocks.coupling.reduced_polynomials`).
+        reduced: fewer paths, which couple the same (:func:`epot.blocks.reduced_coupling.reduced_polynomials`).
     """
 
     def __init__(
