@@ -134,7 +134,7 @@ def test_tables_are_the_networks(radial, sharp):
                 layer.weight *= sharp
     _, usual = model.tables()
     on, kept = model.tables(constant=True)
-    assert (len(kept[0]) > len(usual[0])) == (sharp > 1 and radial == "bessel")
+    assert (len(kept[0]) > len(usual[0])) == (sharp > 1)
     r = torch.linspace(0.5, 4.999, 997)
     flat = lambda r, _: (torch.ones_like(r), torch.zeros_like(r))  # noqa: E731
     exact = [v.detach() for v in model.double().filters(r.double())]

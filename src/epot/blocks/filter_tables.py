@@ -26,7 +26,7 @@ from ..typing import Float, Int, Tensor
 DEGREE = 5
 TERMS = DEGREE + 1
 MARGIN = 3  # intervals beyond both ends, where the conditions at the ends of a spline do no harm
-TOLERANCE = {torch.float64: 1e-10}  # of a kept table, relative to the largest value; 1e-6 in other precisions
+TOLERANCE = {torch.float64: 1e-10}  # of a kept table, relative to the largest value; 2e-7 in other precisions
 CLOSEST = 0.5  # Å: atoms are not nearer, and some radial functions are far larger there
 FINEST = 16  # times the usual number of nodes
 
@@ -115,71 +115,70 @@ class Taps:
     """The six terms of the spline at each of some distances, times the cutoff function.
 
     Args:
-        distances: Å, from 0 to the cutoff.
-        on: the grid.
+        distances: Å, from 0 to the cutoff; in float64 the places between the knots lose nothing.
+        on: the grid, of the precision of the terms.
         cutoff: Å.
         fade: the cutoff function, with its derivative.
-
-    Attributes:
-        first: the first of the six coefficients.
     """
-
-    first: Int[Tensor, " pairs"]
 
     def __init__(self, distances: Float[Tensor, " pairs"], on: Grid, cutoff: float, fade: CutoffFunction) -> None:
         self.grid = on
-        place = distances.detach() / on.step + MARGIN
+        r = distances.detach()
+        place = r * (1 / on.step) + MARGIN
         floor = place.floor()
-        self.first = floor.long()
-        self._powers = _powers(place - floor)
-        self._fade = (distances.detach(), fade, cutoff)
-        self._made: dict[str, Tensor] = {}
+        self._first = floor
+        self._powers = _powers((place - floor).to(on.terms.dtype))
+        self._fade = (r.to(on.terms.dtype), fade, cutoff)
+        self._made: dict[str, Any] = {}
 
-    def index(self) -> Int[Tensor, "pairs six"]:
-        """Of the six coefficients."""
-        if "index" not in self._made:
-            self._made["index"] = self.first.unsqueeze(1) + torch.arange(TERMS, device=self.first.device)
-        return self._made["index"]
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, made at the first call with this name."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def index(self) -> Int[Tensor, " terms"]:
+        """Of the six coefficients of each distance."""
+        return self.once("index", self._index)
+
+    def _index(self) -> Tensor:
+        six = torch.arange(TERMS, dtype=torch.int64, device=self._first.device)
+        return (self._first.to(torch.int64).unsqueeze(1) + six).view(-1)
+
+    def weights(self, order: int) -> Float[Tensor, " terms"]:
+        """What multiplies them in the function (order 0), or in its first or second derivative by the distance."""
+        return self.once("two", self._two)[order] if order < 2 else self.once("third", self._third)
 
     def values(self, table: Float[Tensor, "coefficients F"], order: int = 0) -> Float[Tensor, "pairs F"]:
         """The functions, or their first or second derivative, at all distances."""
-        starts = torch.arange(0, self.first.numel() * TERMS, TERMS, device=table.device)
-        return sums(table, self.index().view(-1), starts, self.weights(order).view(-1))
+        starts = torch.arange(0, self._first.numel() * TERMS, TERMS, device=table.device)
+        return sums(table, self.index(), starts, self.weights(order))
 
-    def weights(self, order: int) -> Float[Tensor, "pairs six"]:
-        """What multiplies them in the function (order 0), or in its first or second derivative by the distance."""
-        if "0" not in self._made:
-            self._add_two()
-        if order == 2 and "2" not in self._made:
-            self._add_third()
-        return self._made[str(order)]
-
-    def _add_two(self) -> None:
+    def _two(self) -> tuple[Tensor, Tensor]:
         r, fade, cutoff = self._fade
         value, slope = (t.unsqueeze(1) for t in fade(r, cutoff))
-        n, dn = (self._powers @ self.grid.terms[:, : 2 * TERMS]).split(TERMS, 1)
-        self._made["0"] = n * value
-        self._made["1"] = torch.addcmul(n * slope, dn, value * (1 / self.grid.step))
+        n, dn = self._powers.mm(self.grid.terms[:, : 2 * TERMS]).split(TERMS, 1)
+        return (n * value).view(-1), (n * slope).addcmul_(dn, value, value=1 / self.grid.step).view(-1)
 
-    def _add_third(self) -> None:
+    def _third(self) -> Tensor:
         r, fade, cutoff = self._fade
         with torch.enable_grad():
             leaf = r.clone().requires_grad_()
             value, slope = fade(leaf, cutoff)
             (curve,) = torch.autograd.grad(slope.sum(), leaf)
-        n, dn, ddn = (self._powers @ self.grid.terms).split(TERMS, 1)
+        n, dn, ddn = self._powers.mm(self.grid.terms).split(TERMS, 1)
         value, slope, curve = (t.detach().unsqueeze(1) for t in (value, slope, curve))
         step = self.grid.step
-        self._made["2"] = n * curve + dn * (slope * (2 / step)) + ddn * (value * (1 / step**2))
+        return (n * curve + dn * (slope * (2 / step)) + ddn * (value * (1 / step**2))).view(-1)
 
 
 def intervals(radial: str, n_radial: int, dtype: torch.dtype) -> int:
-    """How many a table needs for radial functions of that kind: each Gaussian 8, each wave 16; four times in float64.
+    """How many a table needs for radial functions of that kind: each Gaussian 5, each wave 12; six times in float64.
 
-    Networks of usual weights are then within 1e-7 of their splines (1e-11 in float64).
+    Filters of usual weights are then within 1e-7 of their splines, slopes within 1e-6 (1e-12 and 1e-10 in float64).
     """
-    each = 16 if radial == "bessel" else 8
-    return max(n_radial, 6) * each * (4 if dtype == torch.float64 else 1)
+    each = 12 if radial == "bessel" else 5
+    return max(n_radial, 6) * each * (6 if dtype == torch.float64 else 1)
 
 
 def sums(
@@ -194,6 +193,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._held: tuple[Any, tuple[Grid, list[Tensor]]] | None = None
+        self._products: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __deepcopy__(self, memo: dict) -> Kept:
         return Kept()
@@ -208,7 +208,7 @@ class Kept:
     ) -> tuple[Grid, list[Tensor]]:
         """Grid and coefficients ``(coefficients, F)`` of each function, with more nodes where they need them.
 
-        The nodes are doubled until the splines are right between them too, to 1e-6 of the largest value (1e-10 in
+        The nodes are doubled until the splines are right between them too, to 2e-7 of the largest value (1e-10 in
         float64).
 
         Args:
@@ -223,6 +223,14 @@ class Kept:
                 self._held = (now, _refined(make(), parameters[0], cutoff, radial, n_radial))
         return self._held[1]
 
+    @torch.no_grad()
+    def product(self, y: Float[Tensor, "elements F"], table: Float[Tensor, "rows F"]) -> Tensor:
+        """``y * table``, ``(elements, rows, F)``, made again where one of them is another."""
+        held = self._products
+        if held is None or held[1] is not table or not torch.equal(held[0], y):
+            held = self._products = (y.detach(), table, y.detach().unsqueeze(1) * table)
+        return held[2]
+
 
 def _same(new: tuple[Tensor, int, Tensor], old: tuple[Tensor, int, Tensor]) -> bool:
     """Whether a parameter has not changed since."""
@@ -233,7 +241,7 @@ def _refined(
     functions: Callable[[Tensor], list[Tensor]], like: Tensor, cutoff: float, radial: str, n_radial: int
 ) -> tuple[Grid, list[Tensor]]:
     n = usual = intervals(radial, n_radial, like.dtype)
-    tolerance = TOLERANCE.get(like.dtype, 1e-6)
+    tolerance = TOLERANCE.get(like.dtype, 2e-7)
     while True:
         on = grid(cutoff, n, torch.float64, like.device)
         tables = [_solved(n, values) for values in functions(on.points)]
@@ -245,5 +253,5 @@ def _refined(
             for exact, table in zip(functions(between), tables, strict=True)
         )
         if not worst > tolerance or n >= FINEST * usual:
-            return grid(cutoff, n, like.dtype, like.device), [table.to(like.dtype) for table in tables]
+            return grid(cutoff, n, like.dtype, like.device), [table.to(like.dtype).contiguous() for table in tables]
         n *= 2

@@ -3,19 +3,22 @@
 A loss on forces needs second derivatives and the weights' gradients, which autograd makes of ordinary operations
 (:class:`epot.models.painn.Message`, :class:`~epot.models.painn.Update`, :class:`epot.models.schnet.Interaction`).
 Molecular dynamics needs neither, and there small systems spend most of their time on starting small operations. These
-are the same formulas with few of them. Weights are constants here. Equation numbers are those of arXiv:2102.03150.
+are the same formulas with few of them. Weights are constants here. Equation numbers of PaiNN's are those of
+arXiv:2102.03150.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..typing import Float, Tensor
+from ..typing import Float, Int, Tensor
+from . import scalar_messages as messages
+from .scalar_messages import Filters
 
 LN2 = math.log(2)
 _silu_backward = torch.ops.aten.silu_backward
@@ -54,33 +57,76 @@ def update(
     return new_q, mu if new_mu is None else new_mu
 
 
-def residual(
-    x: Float[Tensor, "atoms F"], m: Float[Tensor, "atoms G"], weights: Sequence[Tensor]
+class Layer(NamedTuple):
+    """An interaction of SchNet, all constant.
+
+    Attributes:
+        table: the filters as splines.
+        project: of what is sent, ``(G, F)``.
+        update: weight and bias of the two layers of v.
+    """
+
+    table: Tensor
+    project: Tensor
+    update: Sequence[Tensor]
+
+
+def scalar_interactions(
+    x: Float[Tensor, "atoms F"],
+    curves: Float[Tensor, "elements rows G"],
+    kinds: Int[Tensor, " atoms"],
+    layers: Sequence[Layer],
+    filters: Filters,
 ) -> Float[Tensor, "atoms F"]:
-    """``x + v(m)`` with two dense layers and a shifted softplus between them (SchNet's atomwise layers).
+    """``x_i + v(sum_j W(r_ij) * (W_in x_j))`` of all interactions of SchNet, a function of the distances alone.
 
     Args:
-        x: features.
-        m: messages.
-        weights: weight and bias of the two layers.
+        x: features that each atom starts with.
+        curves, kinds: of the messages of the first layer (:func:`~epot.blocks.scalar_messages.element_messages`).
+        layers: all of them; of the first only ``update`` is used.
+        filters: the geometry.
     """
-    return _Residual.apply(x, m, *(t.detach() for t in weights))
+    constant = [layer._replace(update=[t.detach() for t in layer.update]) for layer in layers]
+    index = messages.curve_index(curves, kinds, filters)
+    return _Scalars.apply(filters.distances, x.detach(), curves.flatten(0, 1), index, constant, filters)
 
 
-class _Residual(torch.autograd.Function):
+class _Scalars(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, m: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        h = torch.addmm(b1, m, w1.t())
-        ctx.save_for_backward(h, w1, w2)
-        hidden = torch.nn.functional.softplus(h).sub_(LN2)
-        return torch.addmm(b2, hidden, w2.t()).add_(x)
+    def forward(
+        ctx: Any, r: Tensor, x: Tensor, curves: Tensor, index: Tensor, layers: list[Layer], filters: Filters
+    ) -> Tensor:
+        kept = []
+        for k, layer in enumerate(layers):
+            if k == 0:
+                y = curves
+                m = messages.curve_sum(y, filters, index, filters.taps.weights(0))
+            else:
+                y = x.mm(layer.project.t())
+                m = messages.message_sum(y, layer.table, filters)
+            w1, b1, w2, b2 = layer.update
+            h = torch.addmm(b1, m, w1.t())
+            kept.append((y, h))
+            x = torch.addmm(b2, torch.nn.functional.softplus(h).sub_(LN2), w2.t()).add_(x)
+        ctx.made = kept, index, layers, filters
+        return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        h, w1, w2 = ctx.saved_tensors
-        d_m = grad.mm(w2).mul_(h.sigmoid_()).mm(w1)
-        return grad, d_m, None, None, None, None
+        kept, index, layers, filters = ctx.made
+        d_r = None
+        for k, layer in reversed(list(enumerate(layers))):
+            y, h = kept[k]
+            w1, _, w2, _ = layer.update
+            d_m = grad.mm(w2).mul_(h.sigmoid()).mm(w1)
+            if k == 0:
+                found = messages.curve_dot(d_m, y, filters, index, filters.taps.weights(1))
+            else:
+                d_y, _, found = messages.gradient(d_m, y, layer.table, filters, (True, False, True))
+                grad = torch.addmm(grad, d_y, layer.project)
+            d_r = found if d_r is None else d_r.add_(found)
+        return d_r, None, None, None, None, None
 
 
 class _Table(torch.autograd.Function):

@@ -16,26 +16,40 @@ Filters are made, used and dropped a few hundred pairs at a time, so they stay i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from ..features.engine import wanted
+from ..features.scratch import Scratch
 from ..geometry.graph import Graph
 from ..typing import Float, Int, Tensor
 from .filter_tables import TERMS, Taps, sums
 
-BLOCK = 512  # pairs whose filters are made at a time
+BLOCK = 1024  # pairs whose filters are made at a time
 
 
 class Block(NamedTuple):
-    """Receivers ``atoms`` with all their ``pairs``; ``starts`` is the first pair of each, counted from the first."""
+    """Some receivers with all their pairs.
+
+    Attributes:
+        atoms, pairs, taps: which they are, and the terms of their splines among those of all pairs.
+        receivers, senders: of each pair.
+        starts: first pair of each receiver, counted from the block's first.
+        numbers: 0, 1, 2, ... of each pair.
+        terms: 0, 6, 12, ...: where the terms of each pair start.
+    """
 
     atoms: slice
     pairs: slice
-    starts: Tensor
+    taps: slice
+    receivers: Int[Tensor, " pairs"]
+    senders: Int[Tensor, " pairs"]
+    starts: Int[Tensor, " atoms"]
+    numbers: Int[Tensor, " pairs"]
+    terms: Int[Tensor, " pairs"]
 
 
 class Segments(NamedTuple):
@@ -45,14 +59,12 @@ class Segments(NamedTuple):
         receivers, senders: of each pair; receivers ascend.
         pointers: first pair of each receiver, and the number of pairs.
         blocks: about :data:`BLOCK` pairs each; all pairs in one where there is no cache to stay in.
-        terms: ``0, 6, 12, ...``: where the terms of each pair start.
     """
 
     receivers: Int[Tensor, " pairs"]
     senders: Int[Tensor, " pairs"]
     pointers: Int[Tensor, " atoms_plus_one"]
     blocks: tuple[Block, ...]
-    terms: Int[Tensor, " pairs"]
 
 
 def segments(graph: Graph) -> Segments:
@@ -61,17 +73,24 @@ def segments(graph: Graph) -> Segments:
 
 
 def _segments(graph: Graph) -> Segments:
-    receivers, senders = graph.pairs
+    receivers, senders = graph.pairs.unbind()
     pointers, device = graph.row_pointers(), graph.pairs.device
-    size = BLOCK if device.type == "cpu" else max(graph.n_pairs, 1)
-    cuts = torch.searchsorted(pointers, torch.arange(size, max(graph.n_pairs, size), size, device=device), right=True)
-    ends = sorted({0, *(int(c) - 1 for c in cuts.tolist()), graph.n_atoms} - {-1})
-    bounds = pointers.index_select(0, torch.tensor(ends, device=device)).tolist()
+    size = BLOCK if device.type == "cpu" else graph.n_pairs
+    atoms, first = [0, graph.n_atoms], [0, graph.n_pairs]
+    if graph.n_pairs > size:
+        cuts = torch.searchsorted(pointers, torch.arange(size, graph.n_pairs, size, device=device), right=True) - 1
+        atoms = sorted({*cuts.tolist(), 0, graph.n_atoms})
+        first = pointers.index_select(0, torch.tensor(atoms, device=device)).tolist()
+    numbers = torch.arange(max((q - p for p, q in pairwise(first)), default=0), device=device)
+    terms = numbers * TERMS
     blocks = tuple(
-        Block(slice(a, b), slice(p, q), pointers[a:b] - p)
-        for a, b, p, q in zip(ends[:-1], ends[1:], bounds[:-1], bounds[1:], strict=True)
-    )
-    return Segments(receivers, senders, pointers, blocks, torch.arange(0, TERMS * graph.n_pairs, TERMS, device=device))
+        Block(
+            slice(a, b), slice(p, q), slice(p * TERMS, q * TERMS),
+            receivers[p:q], senders[p:q], pointers[a:b] - p, numbers[: q - p], terms[: q - p],
+        )
+        for (a, b), (p, q) in zip(pairwise(atoms), pairwise(first), strict=True)
+    )  # fmt: skip
+    return Segments(receivers, senders, pointers, blocks)
 
 
 class Filters(NamedTuple):
@@ -115,23 +134,30 @@ def element_messages(
         kinds: element of each atom, counted within ``curves``.
         filters: the geometry.
     """
-    n = curves.shape[1]
-    rows = filters.taps.first + kinds.index_select(0, filters.segments.senders) * n
-    return _Curves.apply(curves.flatten(0, 1), filters.distances, filters, rows)
+    index = curve_index(curves, kinds, filters)
+    return _Curves.apply(curves.flatten(0, 1), filters.distances, filters, index)
 
 
-def _made(part: slice, taps: Taps, order: int, table: Tensor, terms: Tensor) -> Tensor:
-    """Filters of some pairs, or their derivative of that order."""
-    weights = taps.weights(order)[part].reshape(-1)
-    return sums(table, taps.index()[part].reshape(-1), terms[: part.stop - part.start], weights)
+def curve_index(curves: Tensor, kinds: Tensor, filters: Filters) -> Int[Tensor, " terms"]:
+    """Which coefficients each pair takes, of the curves one after the other."""
+    index = filters.taps.index()
+    if len(curves) == 1:
+        return index
+    rows = kinds.index_select(0, filters.segments.senders).mul_(curves.shape[1])
+    return (index.view(-1, TERMS) + rows.unsqueeze(1)).view(-1)
 
 
-def _blocks(filters: Filters) -> Iterator[tuple[Block, Tensor, Tensor, Tensor]]:
-    """Each block with receivers, senders and the numbers of its pairs."""
-    s = filters.segments
-    for block in s.blocks:
-        part = block.pairs
-        yield block, s.receivers[part], s.senders[part], torch.arange(part.stop - part.start, device=s.terms.device)
+_scratch = Scratch()
+
+
+def _taken(name: str, table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table, in room that is used again."""
+    return torch.index_select(table, 0, rows, out=_scratch.take(name, len(rows), table.shape[1], like=table))
+
+
+def _made(block: Block, taps: Taps, order: int, table: Tensor) -> Tensor:
+    """Filters of a block, or their derivative of that order."""
+    return sums(table, taps.index()[block.taps], block.terms, taps.weights(order)[block.taps])
 
 
 class _Messages(torch.autograd.Function):
@@ -139,45 +165,44 @@ class _Messages(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, table: Tensor, r: Tensor, filters: Filters) -> Tensor:
         ctx.save_for_backward(y, table, r)
         ctx.filters = filters
-        return _sum(y, table, filters)
+        return message_sum(y, table, filters)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, table, r = ctx.saved_tensors
         want = tuple(map(wanted, (y, table, r)))
         if not torch.is_grad_enabled():  # nobody will differentiate it
-            return *_gradient(grad.contiguous(), y, table, ctx.filters, want), None
+            return *gradient(grad.contiguous(), y, table, ctx.filters, want), None
         return *_Gradient.apply(grad.contiguous(), y, table, r, ctx.filters, want), None
 
 
-def _sum(y: Tensor, table: Tensor, filters: Filters) -> Tensor:
-    out, taps, terms = torch.empty_like(y), filters.taps, filters.segments.terms
-    for block, _, senders, numbers in _blocks(filters):
-        w = _made(block.pairs, taps, 0, table, terms)
-        out[block.atoms] = sums(w.mul_(y.index_select(0, senders)), numbers, block.starts, None)
-    return out
+def message_sum(y: Tensor, table: Tensor, filters: Filters) -> Tensor:
+    parts = []
+    for block in filters.segments.blocks:
+        w = _made(block, filters.taps, 0, table)
+        parts.append(sums(w.mul_(_taken("y", y, block.senders)), block.numbers, block.starts, None))
+    return _joined(parts)
 
 
-def _gradient(
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def gradient(
     grad: Tensor, y: Tensor, table: Tensor, filters: Filters, want: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """dE/dy, dE/dc and dE/dr."""
-    taps, terms = filters.taps, filters.segments.terms
-    to_y, to_table, to_r = want
-    d_y = torch.empty_like(y) if to_y else None
-    d_r = y.new_empty(len(terms)) if to_r else None
-    d_w = y.new_empty(len(terms), y.shape[1]) if to_table else None
-    for block, receivers, senders, numbers in _blocks(filters):
-        if d_y is not None:
-            w = _made(block.pairs, taps, 0, table, terms)
-            d_y[block.atoms] = sums(w.mul_(grad.index_select(0, senders)), numbers, block.starts, None)
-        if d_r is not None or d_w is not None:
-            room = None if d_w is None else d_w[block.pairs]
-            both = torch.mul(y.index_select(0, senders), grad.index_select(0, receivers), out=room)
-            if d_r is not None:
-                torch.linalg.vecdot(_made(block.pairs, taps, 1, table, terms), both, out=d_r[block.pairs])
-    d_table = None if d_w is None else _to_table([(d_w, taps.weights(0))], len(table), taps)
-    return d_y, d_table, d_r
+    taps, (to_y, to_table, to_r) = filters.taps, want
+    d_y = message_sum(grad, table, filters) if to_y else None
+    d_w, d_r = [], []
+    for block in filters.segments.blocks if to_table or to_r else ():
+        both = _taken("y", y, block.senders).mul_(_taken("d", grad, block.receivers))
+        if to_table:
+            d_w.append(both.clone())
+        if to_r:
+            d_r.append(_made(block, taps, 1, table).mul_(both).sum(1))
+    d_table = _to_table([(_joined(d_w), taps.weights(0))], len(table), taps) if to_table else None
+    return d_y, d_table, _joined(d_r) if to_r else None
 
 
 class _Gradient(torch.autograd.Function):
@@ -190,7 +215,7 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_backward(grad, y, table, r)
         ctx.filters = filters
         ctx.set_materialize_grads(False)
-        return _gradient(grad, y, table, filters, want)
+        return gradient(grad, y, table, filters, want)
 
     @staticmethod
     @once_differentiable
@@ -205,138 +230,136 @@ def _second(
 ) -> tuple[Tensor | None, ...]:
     """dS/dD, dS/dy, dS/dc and dS/dr."""
     x, v, z = along
-    taps, terms, n = filters.taps, filters.segments.terms, y.shape[1]
+    taps, n_pairs = filters.taps, len(filters.segments.senders)
     x = torch.zeros_like(y) if x is None else x.contiguous()
-    z = y.new_zeros(len(terms)) if z is None else z
-    d_grad, d_y = torch.empty_like(grad), torch.zeros_like(y) if want[1] else None
-    d_w, d_slope = (y.new_empty(len(terms), n) if want[2] else None for _ in range(2))
-    d_r = y.new_empty(len(terms)) if want[3] else None
-    for block, receivers, senders, numbers in _blocks(filters):
-        part = block.pairs
-        w = _made(part, taps, 0, table, terms)
-        slope = _made(part, taps, 1, table, terms)
-        d, x_j, y_j = grad.index_select(0, receivers), x.index_select(0, senders), y.index_select(0, senders)
-        if d_r is not None:
-            _second_distance(part, filters, table, (d, x_j, y_j, slope, z[part]), v, d_r)
-        u = slope.mul_(z[part].unsqueeze(1))
+    z = y.new_zeros(n_pairs) if z is None else z
+    d_grad, d_r = [], []
+    d_y = torch.zeros_like(y) if want[1] else None
+    d_w = y.new_empty(2, n_pairs, y.shape[1]) if want[2] else None
+    for block in filters.segments.blocks:
+        w, slope = _made(block, taps, 0, table), _made(block, taps, 1, table)
+        d = _taken("d", grad, block.receivers)
+        x_j, y_j = _taken("x", x, block.senders), _taken("y", y, block.senders)
+        along_r = z[block.pairs].unsqueeze(1)
+        if want[3]:
+            d_r.append(_second_distance(block, taps, table, (d, x_j, y_j, slope, along_r), v))
+        u = slope.mul_(along_r)
         if v is not None:
-            u += _made(part, taps, 0, v, terms)
-        d_grad[block.atoms] = sums(w.mul_(x_j).addcmul_(u, y_j), numbers, block.starts, None)
+            u += _made(block, taps, 0, v)
+        d_grad.append(sums(w.mul_(x_j).addcmul_(u, y_j), block.numbers, block.starts, None))
         if d_y is not None:
-            d_y.index_add_(0, senders, u.mul_(d))
-        if d_w is not None and d_slope is not None:
-            torch.mul(x_j, d, out=d_w[part])
-            torch.mul(y_j, d.mul_(z[part].unsqueeze(1)), out=d_slope[part])
+            d_y.index_add_(0, block.senders, u.mul_(d))
+        if d_w is not None:
+            torch.mul(x_j, d, out=d_w[0, block.pairs])
+            torch.mul(y_j, d.mul_(along_r), out=d_w[1, block.pairs])
     d_table = None
-    if d_w is not None and d_slope is not None:
-        d_table = _to_table([(d_w, taps.weights(0)), (d_slope, taps.weights(1))], len(table), taps)
-    return d_grad if want[0] else None, d_y, d_table, d_r
+    if d_w is not None:
+        d_table = _to_table([(d_w[0], taps.weights(0)), (d_w[1], taps.weights(1))], len(table), taps)
+    return _joined(d_grad) if want[0] else None, d_y, d_table, _joined(d_r) if want[3] else None
 
 
-def _second_distance(
-    part: slice, filters: Filters, table: Tensor, at: tuple[Tensor, ...], v: Tensor | None, out: Tensor
-) -> None:
+def _second_distance(block: Block, taps: Taps, table: Tensor, at: tuple[Tensor, ...], v: Tensor | None) -> Tensor:
     """dS/dr of some pairs: ``D_i . (W' X_j + (Z W'' + V') y_j)``, for Hessians."""
     d, x_j, y_j, slope, z = at
-    taps, terms = filters.taps, filters.segments.terms
-    u = _made(part, taps, 2, table, terms).mul_(z.unsqueeze(1))
+    u = _made(block, taps, 2, table).mul_(z)
     if v is not None:
-        u += _made(part, taps, 1, v, terms)
-    torch.linalg.vecdot(d, (slope * x_j).addcmul_(u, y_j), out=out[part])
+        u += _made(block, taps, 1, v)
+    return (slope * x_j).addcmul_(u, y_j).mul_(d).sum(1)
 
 
 def _to_table(parts: list[tuple[Tensor, Tensor]], n_rows: int, taps: Taps) -> Tensor:
-    """``sum_p weights_pk d_p`` of the pairs that touch each row, over the parts; ``d`` may be of the receivers."""
-    return _turned([(d, None, w) for d, w in parts], taps.first, n_rows)
+    """``sum_p weights_pk d_p`` over the pairs that touch each row, and over the parts."""
+    turned = taps.once("turned", lambda: Turned(taps.index(), n_rows))
+    return turned.sums([(d, None, w) for d, w in parts])
 
 
-def _turned(parts: list[tuple[Tensor, Tensor | None, Tensor]], first: Tensor, n_rows: int) -> Tensor:
-    """The transpose of a sum of six terms: each part is rows ``d``, which of them each pair takes, and its weights."""
-    key = (first.unsqueeze(1) + torch.arange(TERMS, device=first.device)).view(-1)
-    order = torch.argsort(key)
-    counts = torch.bincount(key, minlength=n_rows)
-    starts = counts.cumsum(0) - counts
-    pair = order.div(TERMS, rounding_mode="floor")
-    total = None
-    for d, which, weights in parts:
-        index = pair if which is None else which.index_select(0, pair)
-        made = sums(d, index, starts, weights.reshape(-1).index_select(0, order))
-        total = made if total is None else total.add_(made)
-    assert total is not None  # noqa: S101
-    return total
+class Turned:
+    """The transpose of sums of six terms: which terms of which pairs each row is in."""
+
+    def __init__(self, index: Int[Tensor, " terms"], n_rows: int) -> None:
+        self.order = torch.argsort(index)
+        self.pairs = self.order.div(TERMS, rounding_mode="floor")
+        counts = torch.bincount(index, minlength=n_rows)
+        self.starts = counts.cumsum(0) - counts
+
+    def sums(self, parts: list[tuple[Tensor, Tensor | None, Tensor]]) -> Tensor:
+        """Over parts, each rows ``d``, which of them each pair takes (None: its own), and the terms' weights."""
+        made = []
+        for d, which, weights in parts:
+            index = self.pairs if which is None else which.index_select(0, self.pairs)
+            made.append(sums(d, index, self.starts, weights.index_select(0, self.order)))
+        return made[0] if len(made) == 1 else made[0].add_(made[1])
 
 
 class _Curves(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, r: Tensor, filters: Filters, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, r: Tensor, filters: Filters, index: Tensor) -> Tensor:
         ctx.save_for_backward(table, r)
-        ctx.filters, ctx.rows = filters, rows
-        return _curve_sum(table, filters, rows, filters.taps.weights(0))
+        ctx.filters, ctx.index = filters, index
+        return curve_sum(table, filters, index, filters.taps.weights(0))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         want = tuple(map(wanted, ctx.saved_tensors))
-        args = (grad.contiguous(), *ctx.saved_tensors, ctx.filters, ctx.rows, want)
+        table, r = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return *_curve_gradient(args[0], args[1], *args[3:]), None, None
-        return *_CurveGradient.apply(*args), None, None
+            return *_curve_gradient(grad.contiguous(), table, ctx.filters, ctx.index, want), None, None
+        return *_CurveGradient.apply(grad.contiguous(), table, r, ctx.filters, ctx.index, want), None, None
 
 
-def _index(rows: Tensor) -> Tensor:
-    return (rows.unsqueeze(1) + torch.arange(TERMS, device=rows.device)).view(-1)
+def curve_sum(table: Tensor, filters: Filters, index: Tensor, weights: Tensor) -> Tensor:
+    return sums(table, index, filters.segments.pointers[:-1] * TERMS, weights)
 
 
-def _curve_sum(table: Tensor, filters: Filters, rows: Tensor, weights: Tensor) -> Tensor:
-    return sums(table, _index(rows), filters.segments.pointers[:-1] * TERMS, weights.reshape(-1))
-
-
-def _curve_dot(grad: Tensor, table: Tensor, filters: Filters, rows: Tensor, weights: Tensor) -> Tensor:
+def curve_dot(grad: Tensor, table: Tensor, filters: Filters, index: Tensor, weights: Tensor) -> Tensor:
     """``D_i`` times what each pair adds to ``m_i``."""
-    out, terms = grad.new_empty(len(rows)), filters.segments.terms
-    for block, receivers, _, _ in _blocks(filters):
-        part = block.pairs
-        each = sums(table, _index(rows[part]), terms[: len(receivers)], weights[part].reshape(-1))
-        torch.linalg.vecdot(each, grad.index_select(0, receivers), out=out[part])
-    return out
+    parts = []
+    for block in filters.segments.blocks:
+        each = sums(table, index[block.taps], block.terms, weights[block.taps])
+        parts.append(each.mul_(_taken("d", grad, block.receivers)).sum(1))
+    return _joined(parts)
 
 
 def _curve_gradient(
-    grad: Tensor, table: Tensor, filters: Filters, rows: Tensor, want: tuple[bool, ...]
+    grad: Tensor, table: Tensor, filters: Filters, index: Tensor, want: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
     """dE/dC and dE/dr."""
-    taps, receivers = filters.taps, filters.segments.receivers
-    d_table = _turned([(grad, receivers, taps.weights(0))], rows, len(table)) if want[0] else None
-    return d_table, _curve_dot(grad, table, filters, rows, taps.weights(1)) if want[1] else None
+    taps, d_table = filters.taps, None
+    if want[0]:
+        turned = taps.once("turned curves", lambda: Turned(index, len(table)))
+        d_table = turned.sums([(grad, filters.segments.receivers, taps.weights(0))])
+    return d_table, curve_dot(grad, table, filters, index, taps.weights(1)) if want[1] else None
 
 
 class _CurveGradient(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, table: Tensor, r: Tensor, filters: Filters, rows: Tensor, want: tuple[bool, ...]
+        ctx: Any, grad: Tensor, table: Tensor, r: Tensor, filters: Filters, index: Tensor, want: tuple[bool, ...]
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(grad, table, r)
-        ctx.filters, ctx.rows = filters, rows
+        ctx.filters, ctx.index = filters, index
         ctx.set_materialize_grads(False)
-        return _curve_gradient(grad, table, filters, rows, want)
+        return _curve_gradient(grad, table, filters, index, want)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor | None, z: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Of ``S = D_i . (Z C' + V)``."""
         grad, table, _ = ctx.saved_tensors
-        filters, rows, taps = ctx.filters, ctx.rows, ctx.filters.taps
+        filters, index, taps = ctx.filters, ctx.index, ctx.filters.taps
         want = tuple(map(wanted, ctx.saved_tensors))
-        d_grad, d_table, d_r = torch.zeros_like(grad), None, None
-        if want[2]:
-            d_r = grad.new_zeros(len(rows))
+        d_grad, d_table = torch.zeros_like(grad), None
+        d_r = grad.new_zeros(len(filters.segments.senders)) if want[2] else None
         if z is not None:
-            slopes = taps.weights(1) * z.unsqueeze(1)
-            d_grad += _curve_sum(table, filters, rows, slopes)
+            slopes = taps.weights(1) * z.repeat_interleave(TERMS)
+            d_grad += curve_sum(table, filters, index, slopes)
             if want[1]:
-                d_table = _turned([(grad, filters.segments.receivers, slopes)], rows, len(table))
+                turned = taps.once("turned curves", lambda: Turned(index, len(table)))
+                d_table = turned.sums([(grad, filters.segments.receivers, slopes)])
             if d_r is not None:
-                d_r += _curve_dot(grad, table, filters, rows, taps.weights(2)) * z
+                d_r += curve_dot(grad, table, filters, index, taps.weights(2)) * z
         if v is not None:
-            d_grad += _curve_sum(v.contiguous(), filters, rows, taps.weights(0))
+            d_grad += curve_sum(v.contiguous(), filters, index, taps.weights(0))
             if d_r is not None:
-                d_r += _curve_dot(grad, v.contiguous(), filters, rows, taps.weights(1))
+                d_r += curve_dot(grad, v.contiguous(), filters, index, taps.weights(1))
         return d_grad if want[0] else None, d_table, d_r, None, None, None

@@ -17,6 +17,7 @@ from torch import nn
 from ..blocks import first_order
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.filter_tables import Grid, Kept, Taps, grid, intervals, solver
+from ..blocks.first_order import Layer
 from ..blocks.mlp import MLP, dense, shifted_softplus
 from ..blocks.readout import LinearReadout
 from ..blocks.scalar_messages import Filters, element_messages, scalar_messages, segments
@@ -43,23 +44,14 @@ class Interaction(nn.Module):
         self.filter = MLP([n_radial, n_filters, n_filters], shifted_softplus)
         self.update = MLP([n_filters, n_features, n_features], shifted_softplus)
 
-    def forward(self, x: Tensor, table: Tensor, filters: Filters, once: bool = False) -> Tensor:
-        """New x; ``once`` if it will be differentiated once, by geometry."""
-        y = x @ self.project.weight.detach().T if once else self.project(x)
-        return self.add(x, scalar_messages(y, table, filters), once)
+    def forward(self, x: Tensor, table: Tensor, filters: Filters) -> Tensor:
+        """New x."""
+        return x + self.update(scalar_messages(self.project(x), table, filters))
 
-    def first(
-        self, embedding: Tensor, kinds: Tensor, table: Tensor, filters: Filters, once: bool = False
-    ) -> Tensor:  # fmt: skip
+    def first(self, embedding: Tensor, kinds: Tensor, table: Tensor, filters: Filters) -> Tensor:
         """The same where ``x_j`` is known from the element of j: its messages are curves, one for each element."""
         curves = self.project(embedding).unsqueeze(1) * table
-        return self.add(embedding.index_select(0, kinds), element_messages(curves, kinds, filters), once)
-
-    def add(self, x: Tensor, messages: Tensor, once: bool) -> Tensor:
-        """``x + v(m)``."""
-        if once:
-            return first_order.residual(x, messages, list(self.update.parameters()))
-        return x + self.update(messages)
+        return embedding.index_select(0, kinds) + self.update(element_messages(curves, kinds, filters))
 
 
 class SchNet(Potential):
@@ -138,15 +130,21 @@ class SchNet(Potential):
 
     def atoms(self, graph: Graph) -> Float[Tensor, "atoms F"]:
         """X after the last interaction."""
-        on, tables = self.tables(constant=graph.first_order or not torch.is_grad_enabled())
-        distances = graph.vectors().to(self.hidden.weight.dtype).square().sum(-1).sqrt()
+        once = graph.first_order or not torch.is_grad_enabled()
+        on, tables = self.tables(constant=once)
+        distances = graph.vectors().square().sum(-1).sqrt()
         taps = Taps(distances, on, self.cutoff, cutoff_function(self.cutoff_function))
         filters = Filters(segments(graph), taps, distances)
         embedding, kinds = self.embedding.present(graph.numbers)
-        x = self.interactions[0].first(embedding, kinds, tables[0], filters, graph.first_order)
-        for layer in range(1, self.n_layers):
-            k = min(layer, len(self.interactions) - 1)
-            x = self.interactions[k](x, tables[k], filters, graph.first_order)
+        layers = [min(k, len(self.interactions) - 1) for k in range(self.n_layers)]
+        first, *others = [(self.interactions[k], tables[k]) for k in layers]
+        if once:
+            curves = self._kept.product(first[0].project(embedding), first[1])
+            constant = [Layer(t, i.project.weight.detach(), list(i.update.parameters())) for i, t in (first, *others)]
+            return first_order.scalar_interactions(embedding.index_select(0, kinds), curves, kinds, constant, filters)
+        x = first[0].first(embedding, kinds, first[1], filters)
+        for interaction, table in others:
+            x = interaction(x, table, filters)
         return x
 
     def tables(self, constant: bool = False) -> tuple[Grid, list[Tensor]]:
