@@ -73,14 +73,14 @@ def test_values_are_those_of_einsum(l_max, l_out, correlation):
 
 @pytest.mark.parametrize("correlation", [1, 2, 3, 4])
 def test_first_and_second_derivatives(correlation):
-    module, a = made(2, 1, 1, (0, 1), correlation, True), features(1, 1, 2).requires_grad_()
+    module, a = made(2, 2, 2, (0, 1), correlation), features(2, 2, 3).requires_grad_()
     names = [name for name, _ in module.named_parameters()]
 
     def values(a, *weights):
-        return tuple(torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (a, (1, 1))))
+        return tuple(torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (a, (1, 2))))
 
-    assert torch.autograd.gradcheck(values, (a, *module.parameters()))
-    assert torch.autograd.gradgradcheck(values, (a, *module.parameters()))
+    assert torch.autograd.gradcheck(values, (a, *module.parameters()), fast_mode=True)
+    assert torch.autograd.gradgradcheck(values, (a, *module.parameters()), fast_mode=True)
 
 
 def test_chunks_do_not_change_anything(monkeypatch):
