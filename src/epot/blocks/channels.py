@@ -1,47 +1,46 @@
 """Linear maps of channels, one for each degree: what equivariance allows.
 
-Features on atoms are tensors ``(components, channels, atoms)``, components of degree l at ``l^2 .. (l + 1)^2 - 1``;
-all components of a degree have the same weights.
+Features on atoms are lists of tensors, ``h[l]`` of shape ``(atoms, 2 l + 1, channels)``: all components of a degree have
+the same weights, so a map is one matrix product over the rows of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from ..typing import Float, Tensor
 
 
-@lru_cache(maxsize=64)
-def _degrees(n_components: int) -> tuple[int, ...]:
-    return tuple(int(k**0.5) for k in range(n_components))
-
-
-def spread(weights: Float[Tensor, "degrees ..."], n_components: int) -> Float[Tensor, "components ..."]:
-    """The weights of each component: those of its degree."""
-    return weights.index_select(0, torch.tensor(_degrees(n_components), device=weights.device))
-
-
 def mixed(
-    x: Float[Tensor, "components channels atoms"], weights: Float[Tensor, "degrees channels out"]
-) -> Float[Tensor, "components out atoms"]:
-    """``W_l^T x`` for each component."""
-    return torch.bmm(spread(weights, x.shape[0]).transpose(1, 2), x)
+    features: Sequence[Float[Tensor, "atoms _ _"]], weights: Iterable[Float[Tensor, "_ _"]]
+) -> list[Float[Tensor, "atoms _ _"]]:
+    """``h[l] W[l]`` for each degree that both have."""
+    return [(x.flatten(0, 1) @ w).view(x.shape[0], x.shape[1], -1) for x, w in zip(features, weights, strict=False)]
 
 
 def mixed_by_element(
-    x: Float[Tensor, "components channels atoms"],
+    features: Sequence[Float[Tensor, "atoms _ _"]],
     weights: Float[Tensor, "degrees elements channels out"],
     counts: Sequence[int],
-) -> Float[Tensor, "components out atoms"]:
-    """``W_{l, Z}^T x`` for each component, atoms sorted by element.
+) -> list[Float[Tensor, "atoms _ _"]]:
+    """The same with weights of the atom's element, atoms sorted by element.
 
     Args:
-        x: features.
+        features: h.
         weights: of the elements that are there.
         counts: atoms of each of them, none zero.
     """
-    parts = zip(x.split(list(counts), -1), weights.unbind(1), strict=True)
-    return torch.cat([mixed(own, w) for own, w in parts], -1)
+    if len(counts) == 1:
+        return mixed(features, weights.squeeze(1))
+    made = []
+    for x, each in zip(features, weights, strict=False):
+        parts = zip(x.split(list(counts)), each.unbind(), strict=True)
+        made.append(torch.cat([(own.flatten(0, 1) @ w).view(len(own), x.shape[1], -1) for own, w in parts]))
+    return made
+
+
+def joined(features: Sequence[Float[Tensor, "atoms _ channels"]]) -> Float[Tensor, "atoms components channels"]:
+    """All degrees in one tensor, components of degree l at ``l^2 .. (l + 1)^2 - 1``."""
+    return features[0] if len(features) == 1 else torch.cat(list(features), 1)

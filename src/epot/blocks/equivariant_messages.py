@@ -53,6 +53,7 @@ class Paths:
 
     def __init__(self, l_sender: int, l_harmonic: int, l_result: int) -> None:
         self.l_sender, self.l_harmonic, self.l_result = l_sender, l_harmonic, l_result
+        self.made: dict[str, Any] = {}  # what is derived from the paths, once
         self.paths = [
             Path(l1, l2, l3)
             for l2 in range(l_harmonic + 1)
@@ -89,9 +90,7 @@ class Paths:
         c = wigner_3j(l1, l2, l3).to(like) * math.sqrt(2 * l3 + 1)
         return c.permute(2, 1, 0).reshape(2 * l3 + 1, -1)
 
-    def coupled(
-        self, sums: list[Tensor], n_channels: int
-    ) -> list[Tensor]:
+    def coupled(self, sums: list[Tensor], n_channels: int) -> list[Tensor]:
         """For each l3 the results of its paths, side by side, ``(atoms, 2 l3 + 1, paths * channels)``.
 
         Args:
@@ -121,7 +120,7 @@ def equivariant_messages(
     sites: Sites,
     paths: Paths,
 ) -> list[Tensor]:
-    """G of every receiver, a tensor ``(atoms, 2 l2 + 1, columns)`` for each degree l2 of the harmonics.
+    """Messages summed over the neighbors of each receiver, for each degree l3 ``(atoms, 2 l3 + 1, paths * channels)``.
 
     Args:
         features: of senders, components (l1, m1) before channels.
@@ -133,7 +132,8 @@ def equivariant_messages(
 
     Differentiable twice in everything.
     """
-    return list(_Messages.apply(features, radial, weight, harmonics, sites, paths))
+    sums = _Messages.apply(features, radial, weight, harmonics, sites, paths)
+    return paths.coupled(list(sums), weight.shape[1] // len(paths))
 
 
 class _Messages(torch.autograd.Function):

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ..typing import Float, Tensor
-from .channels import mixed_by_element, spread
+from .channels import joined, mixed, mixed_by_element
 from .element_order import Sites
 from .equivariant_messages import Paths, equivariant_messages
 from .filter_tables import solver
@@ -79,15 +79,19 @@ class Interaction(nn.Module):
         self.register_buffer("mean_neighbors", torch.ones((), dtype=torch.float64))
         self._kept = Kept()
 
-    def forward(
-        self, h: Float[Tensor, "components channels atoms"], around: Surroundings
-    ) -> tuple[Tensor, Tensor | None]:
-        """A ``(harmonics, channels, atoms)`` and what is added after the product, ``(components, channels, atoms)``."""
-        a = torch.cat(self.sums(h, around)) / self._norm(around)
+    def forward(self, h: list[Tensor], around: Surroundings) -> tuple[list[Tensor], list[Tensor]]:
+        """A, and what is added to the features after the product (nothing, or some degrees).
+
+        Args:
+            h: features, ``h[l]`` of shape ``(atoms, 2 l + 1, channels)``; so are the results.
+            around: the geometry.
+        """
+        norm = self._norm(around)
+        a = [x / norm for x in self.sums(h, around)] if norm.dim() else self.sums(h, around, norm)
         skip, counts = self.skip.index_select(1, around.sites.kinds), around.sites.present
         if self.kind in ("agnostic", "density"):
-            return mixed_by_element(a, skip, counts), None
-        return a, mixed_by_element(h[: skip.shape[0] ** 2], skip, counts)
+            return mixed_by_element(a, skip, counts), []
+        return a, mixed_by_element(h, skip, counts)
 
     def hidden(self, seen: Seen) -> Float[Tensor, "distances K"]:
         """H."""
@@ -103,20 +107,18 @@ class Interaction(nn.Module):
         share = torch.tanh((seen.radial @ self.dense).square())
         return share if seen.fade is None else share * seen.fade
 
-    def sums(self, h: Tensor, around: Surroundings) -> list[Tensor]:
-        """Sums over neighbors of each degree, channels mixed, ``(2 l + 1, channels, atoms)``."""
+    def sums(self, h: list[Tensor], around: Surroundings, norm: Tensor | None = None) -> list[Tensor]:
+        """Sums over neighbors of each degree, channels mixed, divided by a number ``norm``."""
+        mix = [w if norm is None else w / norm for w in self.mix]
         if self.first and not around.compiled:
-            return self._from_elements(h, around)
-        lifted = torch.bmm(h.transpose(1, 2), spread(self.up, h.shape[0]))  # components, atoms, edge channels
-        sent = lifted.transpose(0, 1).flatten(1)
+            return self._from_elements(h, mix, around)
+        sent = joined(mixed(h, self.up)).flatten(1)
+        where = around.harmonics, around.sites, self.paths
         if around.compiled:
-            table, knots = self._table(around), around.knots
-            found = spline_messages(sent, table, around.distances, around.harmonics, around.sites, self.paths, knots)
+            found = spline_messages(sent, self._table(around), around.distances, *where, around.knots)
         else:
-            hidden = self.hidden(around.pairs)
-            found = equivariant_messages(sent, hidden, self.combined(), around.harmonics, around.sites, self.paths)
-        found = self.paths.coupled(found, self.n_edge)
-        return [torch.matmul(w.T, x.permute(1, 2, 0)) for w, x in zip(self.mix, found, strict=True)]
+            found = equivariant_messages(sent, self.hidden(around.pairs), self.combined(), *where)
+        return mixed(found, mix)
 
     def _table(self, around: Surroundings) -> Float[Tensor, "rows paths_channels"]:
         """Coefficients of the splines of all radial weights."""
@@ -131,33 +133,31 @@ class Interaction(nn.Module):
         key = tuple(around.sites.kinds.tolist()) if around.by_elements else ()
         return self._kept.of(self, make, key)
 
-    def _from_elements(self, h: Tensor, around: Surroundings) -> list[Tensor]:
+    def _from_elements(self, h: list[Tensor], mix: list[Tensor], around: Surroundings) -> list[Tensor]:
         """The first layer: a sender's scalars are those of its element, so sums over neighbors come first.
 
         ``D_i[lm, Z, k] = sum_{j of Z} Y_ij[lm] H_ij[k]``, then one matrix product for each degree, with everything
         that is linear in it: the element's features, W and the mixing of channels.
         """
-        sites, degrees = around.sites, len(self.mix)
-        first = torch.tensor([0, *sites.present[:-1]], device=h.device).cumsum(0)
-        scalars = h[0].index_select(1, first).T @ self.up[0]  # elements, edge channels
+        sites, degrees = around.sites, len(mix)
+        first = torch.tensor([0, *sites.present[:-1]], device=around.distances.device).cumsum(0)
+        scalars = h[0].squeeze(1).index_select(0, first) @ self.up[0]  # elements, edge channels
         arms = (around.harmonics.unsqueeze(-1) * around.elements.unsqueeze(-2)).flatten(1)
-        sums = outer(arms, self.hidden(around.pairs), sites.layout)
-        sums = sums.view(h.shape[2], around.harmonics.shape[1], -1).permute(1, 2, 0)
-        weights = self.combined().view(-1, degrees, self.n_edge).unbind(1)
-        made = []
-        for own, weight, mix, d in zip(
-            self.paths.by_result, weights, self.mix, sums.split([2 * n + 1 for n in range(degrees)]), strict=True
+        sums = outer(arms, self.hidden(around.pairs), sites.layout).view(len(sites.order), arms.shape[1], -1)
+        parts = sums.split([(2 * n + 1) * scalars.shape[0] for n in range(degrees)], 1)
+        folded = []
+        for own, weight, w in zip(
+            self.paths.by_result, self.combined().view(-1, degrees, self.n_edge).unbind(1), mix, strict=True
         ):
             factor = self.paths.coefficients(own[0], weight)[0, 0]
-            folded = (factor * scalars.unsqueeze(1) * weight).flatten(0, 1) @ mix  # (elements, k), channels
-            made.append(torch.matmul(folded.T, d))
-        return made
+            folded.append((factor * scalars.unsqueeze(1) * weight).flatten(0, 1) @ w)  # (elements, k), channels
+        return mixed([d.reshape(len(d), 2 * n + 1, -1) for n, d in enumerate(parts)], folded)
 
     def _norm(self, around: Surroundings) -> Tensor:
         """What A is divided by."""
         if not self.kind.startswith("density"):
             return self.mean_neighbors.to(around.distances)
-        return 1 + over_neighbors(self.density(around.pairs), around.sites)
+        return 1 + over_neighbors(self.density(around.pairs), around.sites)[:, None, None]
 
 
 def over_neighbors(shares: Float[Tensor, "slots 1"], sites: Sites) -> Float[Tensor, " atoms"]:

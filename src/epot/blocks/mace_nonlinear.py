@@ -54,17 +54,13 @@ class NonlinearInteraction(Interaction):
         self.skip = unit_normal(min(l_in, l_out) + 1, n_channels, n_channels)
         self.alpha, self.beta = nn.Parameter(torch.tensor(20.0)), nn.Parameter(torch.tensor(0.0))
 
-    def forward(
-        self, h: Float[Tensor, "components channels atoms"], around: Surroundings
-    ) -> tuple[Tensor, Tensor | None]:
-        """A, and what is added after the product."""
-        norm = self.alpha + self.beta * over_neighbors(self.density(around.pairs), around.sites)
-        lifted = mixed(h, self.up).split([2 * n + 1 for n in range(len(self.residual))])
-        made = []
-        for degree, x in enumerate(self.sums(h, around)):
-            x = x / norm
-            made.append(x + torch.matmul(self.residual[degree].T, lifted[degree]) if degree < len(lifted) else x)
-        return mixed(self._gated(made), self.mix_after), mixed(h[: self.skip.shape[0] ** 2], self.skip)
+    def forward(self, h: list[Tensor], around: Surroundings) -> tuple[list[Tensor], list[Tensor]]:
+        """A, and what is added to the features after the product."""
+        norm = self.alpha + self.beta * over_neighbors(self.density(around.pairs), around.sites)[:, None, None]
+        a = [x / norm for x in self.sums(h, around)]
+        for degree, kept in enumerate(mixed(mixed(h, self.up), self.residual)):
+            a[degree] = a[degree] + kept
+        return mixed(self._gated(a), self.mix_after), mixed(h, self.skip)
 
     def hidden(self, seen: Seen) -> Float[Tensor, "distances K_plus_one"]:
         """H, and the cutoff function alone for the bias."""
@@ -84,9 +80,8 @@ class NonlinearInteraction(Interaction):
         source, target = self.embed_source.index_select(0, seen.source), self.embed_target.index_select(0, seen.target)
         return torch.cat([seen.radial, source, target], -1)
 
-    def _gated(self, made: list[Tensor]) -> Float[Tensor, "harmonics channels atoms"]:
+    def _gated(self, a: list[Tensor]) -> list[Tensor]:
         """Scalars through silu; tensors of degree l times the logistic function of their own scalars."""
-        channels = self.mix_after.shape[1]
-        scalars, *gates = made[0].split(channels, 1)
-        opened = [SIGMOID_GAIN * torch.sigmoid(gate) * x for gate, x in zip(gates, made[1:], strict=True)]
-        return torch.cat([scaled_silu(scalars), *opened])
+        scalars, *gates = a[0].split(self.mix_after.shape[1], 2)
+        opened = [SIGMOID_GAIN * torch.sigmoid(gate) * x for gate, x in zip(gates, a[1:], strict=True)]
+        return [scaled_silu(scalars), *opened]

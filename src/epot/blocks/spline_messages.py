@@ -62,7 +62,7 @@ def spline_messages(
     paths: Paths,
     knots: Knots,
 ) -> list[Tensor]:
-    """G of every receiver, a tensor ``(atoms, 2 l2 + 1, columns)`` for each degree l2 of the harmonics.
+    """Messages summed over the neighbors of each receiver, for each degree l3 ``(atoms, 2 l3 + 1, paths * channels)``.
 
     Args:
         features: of senders, components (l1, m1) before channels.
@@ -79,14 +79,19 @@ def spline_messages(
 
 
 class _Path(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("h", "n_h", "y", "n_y", "degree", "column")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("h", "n_h", "y", "n_y", "g")]
+
+
+class _Coupling(ctypes.Structure):
+    _fields_ = [*[(name, ctypes.c_int64) for name in ("g", "degree", "to")], ("value", ctypes.c_double)]
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("n_paths", "n_h", "n_y", "n_degrees", "channels")],
+        *[(n, ctypes.c_int64) for n in ("n_paths", "n_h", "n_y", "n_g", "n_degrees", "channels", "n_couplings")],
         ("paths", ctypes.POINTER(_Path)),
-        ("widths", ctypes.POINTER(ctypes.c_int64)),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("couplings", ctypes.POINTER(_Coupling)),
     ]
 
 
@@ -119,19 +124,52 @@ def _rows(sites: Sites) -> tuple[Tensor, Tensor]:
     return sites.made["rows"]
 
 
+class _Degrees(NamedTuple):
+    """How paths lie in memory, for the kernels.
+
+    Attributes:
+        paths, couplings: tables of theirs.
+        sizes: of an atom's part of each result, in units of channels.
+        n_g: products of harmonics and sender's components, over all paths.
+    """
+
+    paths: Any
+    couplings: Any
+    sizes: Any
+    n_g: int
+
+
+def _degrees(paths: Paths) -> _Degrees:
+    made, starts, g = [], [], 0
+    for l1, l2, _ in paths.paths:
+        made.append(_Path(l1 * l1, 2 * l1 + 1, l2 * l2, 2 * l2 + 1, g))
+        starts.append(g)
+        g += (2 * l1 + 1) * (2 * l2 + 1)
+    couplings = []
+    for l3, own in enumerate(paths.by_result):
+        for place, n in enumerate(own):
+            c = paths.coefficients(n, torch.empty(0, dtype=torch.float64))
+            for m3, pair in c.abs().gt(1e-12).nonzero().tolist():
+                couplings.append(_Coupling(starts[n] + pair, l3, m3 * len(own) + place, float(c[m3, pair])))
+    couplings.sort(key=lambda one: (one.degree, one.to))
+    sizes = [(2 * l3 + 1) * len(own) for l3, own in enumerate(paths.by_result)]
+    return _Degrees(
+        (_Path * len(made))(*made), (_Coupling * len(couplings))(*couplings), (ctypes.c_int64 * len(sizes))(*sizes), g
+    )
+
+
 class _Call:
     """What the kernels need besides tensors that are differentiated; keeps alive what it points to."""
 
     def __init__(self, table: Tensor, sites: Sites, paths: Paths, knots: Knots) -> None:
         self.lib, self.name, self.paths = native.library("messages"), NAMES[table.dtype], paths
         self.channels, self.sites, self.threads = table.shape[1] // len(paths), sites, torch.get_num_threads()
-        made, columns = [], [0] * (paths.l_harmonic + 1)
-        for l1, l2, _ in paths.paths:
-            made.append(_Path(l1 * l1, 2 * l1 + 1, l2 * l2, 2 * l2 + 1, l2, columns[l2]))
-            columns[l2] += 2 * l1 + 1
-        self._paths, self._widths = (_Path * len(made))(*made), (ctypes.c_int64 * len(columns))(*columns)
-        sizes = len(made), paths.n_sender, (paths.l_harmonic + 1) ** 2, len(columns), self.channels
-        self._shape = _Shape(*sizes, self._paths, self._widths)
+        if "degrees" not in paths.made:
+            paths.made["degrees"] = _degrees(paths)
+        d = self._degrees = paths.made["degrees"]
+        n_y, n_results = (paths.l_harmonic + 1) ** 2, len(paths.by_result)
+        sizes = len(paths), paths.n_sender, n_y, d.n_g, n_results, self.channels, len(d.couplings)
+        self._shape = _Shape(*sizes, d.paths, d.sizes, d.couplings)
         starts, widths = _rows(sites)
         self._terms = knots.grid.terms.double().contiguous()
         self._held = [sites.layout.rows, starts, sites.neighbors.contiguous(), widths, sites.layout.senders]
@@ -141,10 +179,9 @@ class _Call:
         self._spline = _Spline(knots.grid.step, self._terms.data_ptr(), kinds, table.shape[0] // knots.n_kinds)
 
     def sums(self, like: Tensor) -> list[Tensor]:
-        """Room for G."""
-        atoms, c = self.sites.order.shape[0], self.channels
-        degrees = range(self.paths.l_harmonic + 1)
-        return [like.new_empty(atoms, 2 * n + 1, c * self.paths.width(n)) for n in degrees]
+        """Room for results."""
+        atoms, by_result = self.sites.order.shape[0], self.paths.by_result
+        return [like.new_empty(atoms, 2 * n + 1, len(own) * self.channels) for n, own in enumerate(by_result)]
 
     def run(self, kernel: str, *arguments: Tensor | Sequence[Tensor] | None) -> None:
         """Call a kernel with pointers to contiguous tensors."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..blocks.channels import mixed
+from ..blocks.channels import joined, mixed
 from ..blocks.element_order import Sites, by_element
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.equivariant import spherical_harmonics
@@ -54,10 +54,11 @@ class Product(nn.Module):
         self.powers = SymmetricContraction(n_elements, n_channels, max_ell, degrees, correlation, reduced)
         self.mix = unit_normal(l_out + 1, n_channels, n_channels)
 
-    def forward(self, a: Float[Tensor, "harmonics channels atoms"], sites: Sites, once: bool) -> Tensor:
-        """The message ``(components, channels, atoms)``."""
-        counts = (a.shape[2],) if self.agnostic else sites.counts
-        return mixed(torch.cat(self.powers(a, counts, once)), self.mix)
+    def forward(self, a: list[Tensor], sites: Sites, once: bool) -> list[Tensor]:
+        """The message, ``(atoms, 2 l + 1, channels)`` for each degree, from A of the same kind."""
+        counts = (len(a[0]),) if self.agnostic else sites.counts
+        made = self.powers(joined(a).permute(1, 2, 0).contiguous(), counts, once)
+        return mixed([b.permute(2, 0, 1) for b in made], self.mix)
 
 
 class MACE(Potential):
@@ -205,15 +206,13 @@ class MACE(Potential):
     def atoms(self, graph: Graph) -> tuple[list[Float[Tensor, "atoms channels"]], Sites]:
         """Scalars of each layer, atoms sorted by element, and that order."""
         around, embedded = self._surroundings(graph)
-        h = embedded.index_select(0, around.sites.species).T.unsqueeze(0)
+        h = [embedded.index_select(0, around.sites.species).unsqueeze(1)]
         scalars = []
         for interaction, product in zip(self.interactions, self.products, strict=True):
-            a, skip = interaction(h, around)
+            a, kept = interaction(h, around)
             h = product(a, around.sites, graph.first_order)
-            if skip is not None:
-                same = skip.shape[0]
-                h = torch.cat([h[:same] + skip, h[same:]])
-            scalars.append(h[0].T)
+            h = [new + old for new, old in zip(h, kept, strict=False)] + h[len(kept) :]  # Eq. 12
+            scalars.append(h[0].squeeze(1))
         return scalars, around.sites
 
     def _surroundings(self, graph: Graph) -> tuple[Surroundings, Tensor]:

@@ -5,7 +5,8 @@
 //
 //     G_p[i, m2, m1, c] += Y[e, m2] R[e, p, c] h[j, m1, c],        R[e] = sum over six t of N_t(r_e) table[first(r_e) + t],
 //
-// a quintic spline in the distance. Channels are innermost everywhere: every inner loop is a vector operation on numbers
+// a quintic spline in the distance, and then M[l3][i, m3, p, c] = sum of C_p[m1 m2 m3] G_p[i, m2, m1, c]. G is held for
+// one receiver, and so is its gradient; only M is an array of all atoms. Channels are innermost everywhere: every inner loop is a vector operation on numbers
 // that lie side by side. Rows are dealt to threads in a fixed order, so that sums do not depend on which is faster.
 
 #include <cmath>
@@ -22,17 +23,23 @@ namespace {
 constexpr int TAPS = 6;
 constexpr int MARGIN = 3;
 
-struct Path {        // where its parts begin; counted in components, columns of G in units of C
+struct Path {        // where its parts begin; counted in components
     int64_t h, n_h;  // sender's components (l1): first, how many
     int64_t y, n_y;  // harmonics (l2)
-    int64_t degree;  // l2: which of the tensors G
-    int64_t column;  // in that tensor's rows
+    int64_t g;       // its part of G, [m2][m1]
+};
+
+struct Coupling {  // one number C_p[m1 m2 m3]
+    int64_t g;     // of G
+    int64_t degree, to;  // l3, and in its tensor the component and path, in units of C
+    double value;
 };
 
 struct Shape {
-    int64_t n_paths, n_h, n_y, n_degrees, channels;
+    int64_t n_paths, n_h, n_y, n_g, n_degrees, channels, n_couplings;
     const Path* paths;
-    const int64_t* widths;  // columns of each G, in units of C
+    const int64_t* sizes;  // of an atom's part of each M, in units of C
+    const Coupling* couplings;
 };
 
 struct Rows {
@@ -65,15 +72,16 @@ template <typename T> struct Taps {
     T n[3][TAPS];  // weights in the function and in its first and second derivative by the distance
 
     Taps(const Spline& s, const T* r, int64_t e, int orders) {
-        const double place = double(r[e]) / s.step + MARGIN, first = std::floor(place), x = place - first;
-        double powers[TAPS] = {1, x, x * x, x * x * x, x * x * x * x, x * x * x * x * x}, scale = 1;
+        const double place = double(r[e]) / s.step + MARGIN, first = std::floor(place);
+        const T x = T(place - first);
+        T powers[TAPS] = {1, x, x * x, x * x * x, x * x * x * x, x * x * x * x * x}, scale = 1;
         row = int64_t(first) + (s.kinds ? s.kinds[e] * s.n_rows : 0);
-        for (int k = 0; k < orders; ++k, scale /= s.step)
-            for (int t = 0; t < TAPS; ++t) {
-                double sum = 0;
-                for (int q = 0; q < TAPS; ++q) sum += powers[q] * s.terms[q * 3 * TAPS + k * TAPS + t];
-                n[k][t] = T(sum * scale);
-            }
+        for (int k = 0; k < orders; ++k, scale /= T(s.step)) {
+            T sums[TAPS] = {0, 0, 0, 0, 0, 0};
+            for (int q = 0; q < TAPS; ++q)
+                for (int t = 0; t < TAPS; ++t) sums[t] += powers[q] * T(s.terms[q * 3 * TAPS + k * TAPS + t]);
+            for (int t = 0; t < TAPS; ++t) n[k][t] = sums[t] * scale;
+        }
     }
 
     void values(const T* table, int64_t size, int order, T* out) const {
@@ -126,22 +134,47 @@ template <typename T> inline T sum(const T* a, int64_t n) {
     return total;
 }
 
+// M of an atom from its G.
+template <typename T, int FIXED>
+void couple(const Shape& s, const T* g, T* const* out, int64_t atom) {
+    const int64_t C = FIXED ? FIXED : s.channels;
+    for (int64_t d = 0; d < s.n_degrees; ++d) clear(out[d] + atom * s.sizes[d] * C, s.sizes[d] * C);
+    for (int64_t k = 0; k < s.n_couplings; ++k) {
+        const Coupling& one = s.couplings[k];
+        const T value = T(one.value);
+        const T* from = g + one.g * C;
+        T* to = out[one.degree] + (atom * s.sizes[one.degree] + one.to) * C;
+#pragma omp simd
+        for (int64_t c = 0; c < C; ++c) to[c] += value * from[c];
+    }
+}
+
+// The gradient by G of an atom from that by its M.
+template <typename T, int FIXED>
+void uncouple(const Shape& s, T* g, T* const* grads, int64_t atom) {
+    const int64_t C = FIXED ? FIXED : s.channels;
+    clear(g, s.n_g * C);
+    for (int64_t k = 0; k < s.n_couplings; ++k) {
+        const Coupling& one = s.couplings[k];
+        const T value = T(one.value);
+        T* to = g + one.g * C;
+        const T* from = grads[one.degree] + (atom * s.sizes[one.degree] + one.to) * C;
+#pragma omp simd
+        for (int64_t c = 0; c < C; ++c) to[c] += value * from[c];
+    }
+}
+
 template <typename T, int FIXED>
 void forward(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
              T* const* out) {
     const int64_t C = FIXED ? FIXED : s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(size + C);
-        T *w = room.data(), *x = w + size;
+        std::vector<T> room(size + C + s.n_g * C);
+        T *w = room.data(), *x = w + size, *g = x + C;
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
-            T* g[16];
-            for (int64_t d = 0; d < s.n_degrees; ++d) {
-                const int64_t length = (2 * d + 1) * s.widths[d] * C;
-                g[d] = out[d] + rows.atom[row] * length;
-                clear(g[d], length);
-            }
+            clear(g, s.n_g * C);
             for (int64_t e = rows.slot[row]; e < rows.slot[row] + rows.used[row]; ++e) {
                 Taps<T>(spline, r, e, 1).values(table, size, 0, w);
                 const T* he = h + rows.senders[e] * s.n_h * C;
@@ -149,10 +182,10 @@ void forward(const Shape& s, const Rows& rows, const Spline& spline, const T* h,
                 for (int64_t p = 0; p < s.n_paths; ++p) {
                     const Path& path = s.paths[p];
                     const T* wp = w + p * C;
-                    const int64_t stride = s.widths[path.degree] * C;
+                    const int64_t stride = path.n_h * C;
                     for (int64_t a = 0; a < path.n_h; ++a) {
                         const T* ha = he + (path.h + a) * C;
-                        T* to = g[path.degree] + (path.column + a) * C;
+                        T* to = g + (path.g + a) * C;
 #pragma omp simd
                         for (int64_t c = 0; c < C; ++c) x[c] = wp[c] * ha[c];
                         for (int64_t b = 0; b < path.n_y; ++b) {
@@ -164,6 +197,7 @@ void forward(const Shape& s, const Rows& rows, const Spline& spline, const T* h,
                     }
                 }
             }
+            couple<T, FIXED>(s, g, out, rows.atom[row]);
         }
     }
 }
@@ -175,13 +209,13 @@ void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h
     const int64_t C = FIXED ? FIXED : s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(3 * size + 2 * C + s.n_y * C);
+        std::vector<T> room(3 * size + 2 * C + s.n_y * C + s.n_g * C);
         T *w = room.data(), *slope = w + size, *dw = slope + size, *x = dw + size, *u = x + C, *sums = u + C;
+        T* g = sums + s.n_y * C;
         const int64_t mine = thread();
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
-            const T* g[16];
-            for (int64_t d = 0; d < s.n_degrees; ++d) g[d] = grads[d] + rows.atom[row] * (2 * d + 1) * s.widths[d] * C;
+            uncouple<T, FIXED>(s, g, grads, rows.atom[row]);
             const int64_t end = rows.slot[row] + rows.used[row], rest = rows.width[row] - rows.used[row];
             for (int64_t e = rows.slot[row]; e < end; ++e) {
                 const Taps<T> taps(spline, r, e, 2);
@@ -196,11 +230,11 @@ void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h
                     const Path& path = s.paths[p];
                     const T* wp = w + p * C;
                     T* dwp = dw + p * C;
-                    const int64_t stride = s.widths[path.degree] * C;
+                    const int64_t stride = path.n_h * C;
                     for (int64_t a = 0; a < path.n_h; ++a) {
                         const T* ha = he + (path.h + a) * C;
                         T* dha = dhe + (path.h + a) * C;
-                        const T* from = g[path.degree] + (path.column + a) * C;
+                        const T* from = g + (path.g + a) * C;
 #pragma omp simd
                         for (int64_t c = 0; c < C; ++c) {
                             x[c] = wp[c] * ha[c];
@@ -243,20 +277,15 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
     const int64_t C = FIXED ? FIXED : s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(7 * size + 4 * C + s.n_y * C);
+        std::vector<T> room(7 * size + 4 * C + s.n_y * C + 2 * s.n_g * C);
         T *w = room.data(), *slope = w + size, *bend = slope + size, *aw = bend + size, *aslope = aw + size;
         T *dw = aslope + size, *daw = dw + size, *x = daw + size, *ax = x + C, *u = ax + C, *au = u + C, *sums = au + C;
+        T *g = sums + s.n_y * C, *to = g + s.n_g * C;
         const int64_t mine = thread();
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
-            const T* g[16];
-            T* to[16];
-            for (int64_t d = 0; d < s.n_degrees; ++d) {
-                const int64_t length = (2 * d + 1) * s.widths[d] * C;
-                g[d] = grads[d] + rows.atom[row] * length;
-                to[d] = out[d] + rows.atom[row] * length;
-                clear(to[d], length);
-            }
+            uncouple<T, FIXED>(s, g, grads, rows.atom[row]);
+            clear(to, s.n_g * C);
             const int64_t end = rows.slot[row] + rows.used[row], rest = rows.width[row] - rows.used[row];
             for (int64_t e = rows.slot[row]; e < end; ++e) {
                 const Taps<T> taps(spline, r, e, 3);
@@ -289,11 +318,11 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                     const Path& path = s.paths[p];
                     const T *wp = w + p * C, *awp = aw + p * C;
                     T *dwp = dw + p * C, *dawp = daw + p * C;
-                    const int64_t stride = s.widths[path.degree] * C;
+                    const int64_t stride = path.n_h * C;
                     for (int64_t a = 0; a < path.n_h; ++a) {
                         const T *ha = he + (path.h + a) * C, *aha = ahe + (path.h + a) * C;
                         T* dha = dhe + (path.h + a) * C;
-                        const int64_t offset = (path.column + a) * C;
+                        const int64_t offset = (path.g + a) * C;
 #pragma omp simd
                         for (int64_t c = 0; c < C; ++c) {
                             x[c] = wp[c] * ha[c];
@@ -303,8 +332,8 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                         }
                         for (int64_t b = 0; b < path.n_y; ++b) {
                             const T value = ye[path.y + b], change = aye[path.y + b];
-                            const T* gb = g[path.degree] + offset + b * stride;
-                            T* tb = to[path.degree] + offset + b * stride;
+                            const T* gb = g + offset + b * stride;
+                            T* tb = to + offset + b * stride;
                             T* sb = sums + (path.y + b) * C;
 #pragma omp simd
                             for (int64_t c = 0; c < C; ++c) {
@@ -333,6 +362,7 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                     }
                 }
             }
+            couple<T, FIXED>(s, to, out, rows.atom[row]);
             clear(dh + end * s.n_h * C, rest * s.n_h * C);
             clear(dr + end, rest);
             clear(dy + end * s.n_y, rest * s.n_y);
