@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ..blocks.coupling import coupling_paths, coupling_polynomials, monomials
+from ..blocks.coupling import coupling_paths, path_transfer
 from ..blocks.radial_network import SIGMOID_GAIN, SILU_GAIN
-from ..errors import ModelFileError
+from ..errors import ConfigError, ModelFileError
 from ..models.mace import MACE
-from ..typing import Float, Tensor
+from ..typing import Tensor
 from . import e3nn_weights as e3nn
 from .module_pickle import Recorded
 
@@ -177,34 +177,10 @@ def _turned(model: MACE, couplings: Tensor, degree: int, power: int, where: str)
 
     mace-torch has had two sets of them; the file says which by its tensors.
     """
-    if couplings.dim() == power + 1:
-        couplings = couplings.unsqueeze(0)
-    width = couplings.shape[1]
-    if couplings.shape[:-1] != (2 * degree + 1, *[width] * power) or width != (model.max_ell + 1) ** 2:
-        raise ModelFileError(f"{where} has couplings of shape {tuple(couplings.shape)} for degree {degree}.")
-    theirs = polynomials_of(couplings.double(), width, power)
-    own = coupling_polynomials(model.max_ell, degree, power, model.reduced_couplings)
-    if own.shape == theirs.shape and torch.allclose(own, theirs, atol=1e-5):
-        return torch.eye(own.shape[2], dtype=own.dtype)
-    if not bool(theirs.any()):
-        return own.new_zeros(own.shape[2], theirs.shape[2])
-    turn = torch.linalg.pinv(own.flatten(0, 1), rtol=1e-9) @ theirs.flatten(0, 1)  # paths may say the same
-    left = float((own @ turn - theirs).abs().max() / theirs.abs().max())
-    if left > 1e-5:
-        raise ModelFileError(f"{where} has couplings of power {power} other than the symmetric ones ({left:.1e} off).")
-    return turn
-
-
-def polynomials_of(
-    couplings: Float[Tensor, "components *inputs paths"], width: int, power: int
-) -> Float[Tensor, "components monomials paths"]:
-    """Coefficients of the monomials that a tensor gives when all its inputs are the same."""
-    listed = monomials(width, power)
-    inputs = torch.cartesian_prod(*[torch.arange(width)] * power).view(-1, power).sort(1).values
-    code = (width ** torch.arange(power - 1, -1, -1)).view(-1, 1)
-    index = torch.searchsorted((listed.parts @ code).flatten(), (inputs @ code).flatten())
-    made = couplings.new_zeros(couplings.shape[0], len(listed.parts), couplings.shape[-1])
-    return made.index_add_(1, index, couplings.flatten(1, -2))
+    try:
+        return path_transfer(couplings, model.max_ell, degree, power, model.reduced_couplings)
+    except ConfigError as error:
+        raise ModelFileError(f"{where}: {error}") from error
 
 
 def uses_reduced(contraction: Recorded, max_ell: int) -> bool:
