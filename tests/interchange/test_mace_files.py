@@ -52,17 +52,21 @@ def structure(system):
     return Structure(*(np.array(system[k]) for k in ("numbers", "positions", "cell")), (periodic,) * 3)
 
 
-def errors(potential, name, head):
-    """Largest of energy per atom, forces, stress."""
+TOLERANCE = {"energy": 1e-9, "forces": 1e-7, "stress": 1e-9}
+"""eV/atom, eV/Å, eV/Å^3: radial functions are splines where kernels can be compiled."""
+
+
+def errors(potential, name, head, cases=("molecule", "cell")):
+    """Largest of energy per atom, forces and stress, in units of their tolerances."""
     found = []
-    for system in EXPECTED[name][head].values():
+    for case in cases:
+        system = EXPECTED[name][head][case]
         s = structure(system)
-        want = ("forces", "stress") if s.pbc.all() else ("forces",)
-        made = predict(potential, build(s, potential.cutoff), want)
-        found.append(abs(float(made.energy) - system["energy"]) / len(s))
-        found.append(np.abs(made.forces.numpy() - system["forces"]).max())
-        if "stress" in want:
-            found.append(np.abs(made.stress.numpy() - system["stress"]).max())
+        made = predict(potential, build(s, potential.cutoff), ("forces", "stress") if s.pbc.all() else ("forces",))
+        found.append(abs(float(made.energy) - system["energy"]) / len(s) / TOLERANCE["energy"])
+        found.append(np.abs(made.forces.numpy() - system["forces"]).max() / TOLERANCE["forces"])
+        if "stress" in system:
+            found.append(np.abs(made.stress.numpy() - system["stress"]).max() / TOLERANCE["stress"])
     return max(found)
 
 
@@ -70,16 +74,25 @@ def errors(potential, name, head):
 def test_same_as_mace(potentials, name, head):
     """A molecule and a skew cell of half the cutoff's length; a control has no terms of the highest power."""
     potential = potentials[name, head]
-    tolerance = 2e-6 if name in SINGLE else 1e-9
-    assert errors(potential, name, head) < tolerance
-    weights = potential.terms["body"].products[0].powers.weights
-    highest = weights[len(potential.terms["body"].products[0].powers.tables.n_paths[0]) - 1]
+    allowed = 20 if name in SINGLE else 1
+    assert errors(potential, name, head) < allowed
+    product = potential.terms["body"].products[0].powers
+    highest = product.weights[len(product.tables.n_paths[0]) - 1]
     kept = highest.detach().clone()
     with torch.no_grad():
         highest.zero_()
-        assert errors(potential, name, head) > 50 * tolerance
+        assert errors(potential, name, head, ["cell"]) > 20 * allowed
         highest.copy_(kept)
-    assert errors(potential, name, head) < tolerance
+    assert errors(potential, name, head, ["cell"]) < allowed
+
+
+@pytest.mark.parametrize("name", ["large", "plain", "layers", "nonlinear"])
+def test_to_the_last_digit_without_splines(potentials, name, monkeypatch):
+    """The radial networks themselves; of ``layers`` the witness has the precision of differences."""
+    monkeypatch.setattr("epot.blocks.mace_geometry.available", lambda *_: False)
+    limits = dict.fromkeys(TOLERANCE, 1e-12) | ({"forces": 1e-9, "stress": 1e-8} if name == "layers" else {})
+    monkeypatch.setattr(f"{__name__}.TOLERANCE", limits)
+    assert errors(potentials[name, "Default"], name, "Default") < 1
 
 
 def test_in_a_batch_as_alone(potentials):
@@ -125,7 +138,7 @@ def test_heads_are_chosen_by_name(files):
 
 
 def test_is_found_by_its_content(files, tmp_path):
-    for name in EXPECTED:
+    for name in ("0b3", "mh", "reduced"):
         assert interchange.find(files / f"{name}.model") == "mace"
     (tmp_path / "other").write_bytes(b"nothing of the kind")
     assert not mace.matches(tmp_path / "other")

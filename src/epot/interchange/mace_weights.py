@@ -173,14 +173,11 @@ def _weights(contraction: Recorded, power: int) -> Tensor:
 
 
 def _turned(model: MACE, couplings: Tensor, degree: int, power: int, where: str) -> Tensor:
-    """Their paths in terms of ours, ``(our paths, their paths)``: both are polynomials of an atom's features.
-
-    mace-torch has had two sets of them; the file says which by its tensors.
-    """
+    """Their paths in terms of ours: mace-torch has had two sets, and the file says which by its tensors."""
     try:
         return path_transfer(couplings, model.max_ell, degree, power, model.reduced_couplings)
-    except ConfigError as error:
-        raise ModelFileError(f"{where}: {error}") from error
+    except ConfigError as why:
+        raise ModelFileError(f"{where}: {why}") from None
 
 
 def uses_reduced(contraction: Recorded, max_ell: int) -> bool:
