@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import yaml
 
-from .. import registry
+from .. import modelfile, registry
 from ..data.structure import Structure
 from ..errors import ConfigError
 from ..potential import Potential, Sum, make
 from ..registry import nearest
 from ..terms.offsets import Offsets
-from .recipe import Stage, check_order, offsets_of
+from .recipe import Stage, check_order, offsets_of, readout_of
 
 STAGES = {
     "offsets": "FitOffsets",
@@ -38,14 +38,25 @@ RECIPES = {
 }
 KEYS = ("train", "valid", "model", "stages", "seed", "device", "out", "targets", "holdout", *STAGES)
 """What a configuration file may hold; a section of a stage's name changes that stage's settings."""
-RECORDED = ("data", "versions")
-"""What a run's own ``config.yaml`` holds besides: read again, and ignored."""
+RECORDED = ("data", "versions", "start")
+"""What a run's own ``config.yaml`` holds besides: read again, and ignored, but for the model file to start from."""
 HARMLESS = ("checkpoint_every", "memory", "tensorboard")
 """Settings that do not change the numbers of a fit: an interrupted one may go on with others."""
 
 
+TUNE: tuple[str | dict[str, str], ...] = (
+    {"stage": "offsets", "method": "correct"}, "descend", "posterior", "calibrate",
+)  # fmt: skip
+"""Of a potential that was fitted before: what it has learned is where the descent starts."""
+
+
+def is_file(what: Any) -> bool:
+    """Whether it names a model file instead of a model."""
+    return isinstance(what, (str, os.PathLike)) and Path(what).suffix == ".epot"
+
+
 def build_potential(
-    what: Potential | str | Mapping[str, Any],
+    what: Potential | str | os.PathLike | Mapping[str, Any],
     elements: Sequence[int],
     seed: int = 0,
     data: Sequence[Sequence[Structure]] = (),
@@ -53,8 +64,9 @@ def build_potential(
     """A potential with energies per element.
 
     Args:
-        what: a potential (changed in place by a fit), a name or a configuration; ``elements`` that a configuration
-            leaves open are those of the data, other arguments what :meth:`epot.potential.Potential.for_data` makes.
+        what: a potential (changed in place by a fit), a model file to start from (``.epot``), a name or a
+            configuration; ``elements`` that a configuration leaves open are those of the data, other arguments what
+            :meth:`epot.potential.Potential.for_data` makes.
         elements: atomic numbers in the data.
         seed: of the initial weights; the caller's random state is left alone.
         data: the sets of structures of the fit.
@@ -64,7 +76,15 @@ def build_potential(
 
     Raises:
         ConfigError: an unknown name or key, or a value of the wrong type.
+        ModelFileError: the model file cannot be read.
     """
+    if isinstance(what, (str, os.PathLike)) and is_file(what):
+        what, _ = modelfile.load(what)
+        readout = readout_of(what)
+        if readout is not None:
+            readout.member_weights = readout.member_weights[:, :0]  # its uncertainty is that of the fit before
+    if isinstance(what, os.PathLike):
+        raise ConfigError(f"{what} is not a model file (.epot); read another code's potential with `epot import`.")
     if not isinstance(what, Potential):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -117,6 +137,7 @@ def build_stages(
     potential: Potential,
     has_valid: bool,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    tune: bool = False,
 ) -> list[Stage]:
     """The stages of a fit, in order.
 
@@ -126,6 +147,7 @@ def build_stages(
         has_valid: posterior and calibration of the recipe need validation data.
         options: settings by section, ``{"descend": {"epochs": 200}}``; they change stages that were given by name
             or left to the recipe.
+        tune: the potential was fitted before, and its own recipe goes on from there.
 
     Raises:
         ConfigError: an unknown stage or setting, settings for a stage that is not in the list, a wrong order.
@@ -134,8 +156,10 @@ def build_stages(
     default = stages is None
     if stages is None:
         left_out = ("posterior", "calibrate") if not has_valid else ()
-        names = [s for s in RECIPES[recipe_of(potential)] if s not in left_out]
-        stages = [s for s in names if (kind := stage_class(s)) is None or kind.applies(potential)]
+        recipe = recipe_of(potential)
+        names = [s for s in (TUNE if tune and recipe == "descend" else RECIPES[recipe]) if s not in left_out]
+        kinds = [stage_class(s if isinstance(s, str) else s["stage"]) for s in names]
+        stages = [s for s, kind in zip(names, kinds, strict=True) if kind is None or kind.applies(potential)]
     made: list[Stage] = []
     for entry in stages:
         if isinstance(entry, Stage):
@@ -201,7 +225,8 @@ def checked(config: Mapping[str, Any], where: str = "The configuration") -> dict
     for key in STAGES:
         if key in config and not isinstance(config[key], Mapping):
             raise ConfigError(f"{where}: {key!r} holds the settings of a stage, as a mapping; it is {config[key]!r}.")
-    return {k: v for k, v in config.items() if k not in RECORDED}
+    made = {k: v for k, v in config.items() if k not in RECORDED}
+    return made | ({"model": config["start"]} if config.get("start") else {})
 
 
 def override(config: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ EVALUATED = 1000
 
 
 def fit(
-    potential: Potential | str | Mapping[str, Any],
+    potential: Potential | str | os.PathLike | Mapping[str, Any],
     train: Dataset | Sequence[Structure],
     *,
     valid: Dataset | Sequence[Structure] | None = None,
@@ -57,8 +57,9 @@ def fit(
     folder continues where an interrupted one stopped, with the same numbers.
 
     Args:
-        potential: one built by hand (changed in place), the name of a model, or a configuration; see
-            :func:`epot.fit.config.build_potential`.
+        potential: one built by hand (changed in place), the name of a model, or a configuration; or a model file
+            (``.epot``) to start from, whose energies per element are corrected and whose weights are then trained on;
+            see :func:`epot.fit.config.build_potential`.
         train: labeled structures. Partial labels are fine.
         valid: labeled structures to choose and calibrate by; None to hold some of ``train`` out.
         stages: see :func:`epot.fit.config.build_stages`; None for the model's own recipe.
@@ -95,7 +96,8 @@ def fit(
         train, given = checks.hold_out(train, holdout, seed)
     if targets is not None:
         train, given = _only(train, targets), None if given is None else _only(given, targets)
-    plan = config.build_stages(stages, built, given is not None and len(given) > 0, options)
+    has_valid = given is not None and len(given) > 0
+    plan = config.build_stages(stages, built, has_valid, options, tune=config.is_file(potential))
     folder = None if folder is None else Path(folder)
     state = FitState(built, train, given, seed, device, folder)
     settings = _settings(state, plan, full, valid is None, targets, holdout, record)

@@ -17,11 +17,14 @@ from ...errors import ConfigError, FitError, LabelError
 from ...geometry.graph import build
 from ...potential import Potential
 from ...predict import predict
+from ...terms.offsets import Offsets
 from ..recipe import FitState, Stage, fixed_terms, member_readout_of, offsets_of, readout_of
 
 OUTLIER = 6.0
 """Energies per atom farther from the median residual than so many robust standard deviations are left out."""
 RIDGE = 1e-8
+CORRECTED = 1000
+"""Structures, at most, on which a potential that was fitted before is evaluated to correct its energies per element."""
 
 
 class FitOffsets(Stage):
@@ -30,7 +33,9 @@ class FitOffsets(Stage):
     Args:
         method: ``"isolated"``: from structures of one atom without neighbors; ``"regression"``: least squares of the
             energies per atom on the composition; ``"given"``: from ``values``; ``"auto"``: given where ``values``
-            are, from isolated atoms where the data hold one of each element, by regression otherwise.
+            are, from isolated atoms where the data hold one of each element, by regression otherwise; ``"correct"``:
+            by regression of what the potential as it is leaves of the labels, added to the energies that it has, of a
+            potential that was fitted before, to labels of another level of theory.
         values: eV, by element symbol.
 
     Raises:
@@ -41,7 +46,7 @@ class FitOffsets(Stage):
 
     def __init__(
         self,
-        method: Literal["auto", "isolated", "regression", "given"] = "auto",
+        method: Literal["auto", "isolated", "regression", "given", "correct"] = "auto",
         values: Mapping[str, float] | None = None,
     ) -> None:
         self.method = method
@@ -81,6 +86,9 @@ class FitOffsets(Stage):
         """Fill ``Offsets.energies`` and ``readout.scale`` (and ``readout.bias``, where offsets are of free atoms)."""
         offsets = offsets_of(state.potential)
         assert offsets is not None
+        if self.method == "correct":
+            self._correct(state, offsets)
+            return
         base = baseline(state.potential, state.train, state.device)
         method, facts = self._fill(state, offsets.elements or (), base.energy)
         for number, value in facts["energies"].items():
@@ -93,6 +101,22 @@ class FitOffsets(Stage):
         shown = {SYMBOLS[z]: v for z, v in facts["energies"].items()}
         state.about.setdefault("fit", {})["offsets"] = {"method": method, "energies": shown, "spread": left}
         state.journal.write("offsets", method=method, energies=shown, spread=left, outliers=facts["outliers"])
+
+    def _correct(self, state: FitState, offsets: Offsets) -> None:
+        """Change energies per element, and nothing of what is learned."""
+        order = np.random.default_rng(state.seed).permutation(len(state.train))[:CORRECTED]
+        chosen = state.train[np.sort(order)]
+        potential, device = state.potential, state.device
+        made = [predict(potential, build(s, potential.cutoff, device=device), ("energy",)).energy for s in chosen]
+        found = regress(chosen, offsets.elements or (), np.array([float(e) for e in made]))
+        changes = dict(zip(offsets.elements or (), found.energies.tolist(), strict=True))
+        for number, value in changes.items():
+            offsets.energies[number] += value
+        left = spreads(state.train, offsets.energies.cpu().numpy(), baseline(potential, state.train, device))
+        energies = {SYMBOLS[z]: float(offsets.energies[z]) for z in changes}
+        facts = {"method": "correct", "energies": energies, "spread": left}
+        state.about.setdefault("fit", {})["offsets"] = facts
+        state.journal.write("offsets", **facts, outliers=found.outliers)
 
     def _fill(self, state: FitState, elements: tuple[int, ...], base: np.ndarray) -> tuple[str, dict[str, Any]]:
         if self.values is not None:
