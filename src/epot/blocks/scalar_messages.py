@@ -155,6 +155,11 @@ def _taken(name: str, table: Tensor, rows: Tensor) -> Tensor:
     return torch.index_select(table, 0, rows, out=_scratch.take(name, len(rows), table.shape[1], like=table))
 
 
+def _room(n: int, y: Tensor, filters: Filters) -> Tensor:
+    """For n gradients of all filters."""
+    return _scratch.take("filters", n, len(filters.segments.senders), y.shape[1], like=y)
+
+
 def _made(block: Block, taps: Taps, order: int, table: Tensor) -> Tensor:
     """Filters of a block, or their derivative of that order."""
     return sums(table, taps.index()[block.taps], block.terms, taps.weights(order)[block.taps])
@@ -194,14 +199,15 @@ def gradient(
     """dE/dy, dE/dc and dE/dr."""
     taps, (to_y, to_table, to_r) = filters.taps, want
     d_y = message_sum(grad, table, filters) if to_y else None
-    d_w, d_r = [], []
+    d_r: list[Tensor] = []
+    d_w = _room(1, y, filters) if to_table else None
     for block in filters.segments.blocks if to_table or to_r else ():
         both = _taken("y", y, block.senders).mul_(_taken("d", grad, block.receivers))
-        if to_table:
-            d_w.append(both.clone())
+        if d_w is not None:
+            d_w[0, block.pairs] = both
         if to_r:
             d_r.append(_made(block, taps, 1, table).mul_(both).sum(1))
-    d_table = _to_table([(_joined(d_w), taps.weights(0))], len(table), taps) if to_table else None
+    d_table = None if d_w is None else _to_table([(d_w[0], taps.weights(0))], len(table), taps)
     return d_y, d_table, _joined(d_r) if to_r else None
 
 
@@ -235,7 +241,7 @@ def _second(
     z = y.new_zeros(n_pairs) if z is None else z
     d_grad, d_r = [], []
     d_y = torch.zeros_like(y) if want[1] else None
-    d_w = y.new_empty(2, n_pairs, y.shape[1]) if want[2] else None
+    d_w = _room(2, y, filters) if want[2] else None
     for block in filters.segments.blocks:
         w, slope = _made(block, taps, 0, table), _made(block, taps, 1, table)
         d = _taken("d", grad, block.receivers)
@@ -269,18 +275,23 @@ def _second_distance(block: Block, taps: Taps, table: Tensor, at: tuple[Tensor, 
 
 def _to_table(parts: list[tuple[Tensor, Tensor]], n_rows: int, taps: Taps) -> Tensor:
     """``sum_p weights_pk d_p`` over the pairs that touch each row, and over the parts."""
-    turned = taps.once("turned", lambda: Turned(taps.index(), n_rows))
+    turned = taps.once("turned", lambda: Turned(taps.index()[::TERMS], n_rows))
     return turned.sums([(d, None, w) for d, w in parts])
 
 
 class Turned:
     """The transpose of sums of six terms: which terms of which pairs each row is in."""
 
-    def __init__(self, index: Int[Tensor, " terms"], n_rows: int) -> None:
-        self.order = torch.argsort(index)
-        self.pairs = self.order.div(TERMS, rounding_mode="floor")
-        counts = torch.bincount(index, minlength=n_rows)
-        self.starts = counts.cumsum(0) - counts
+    def __init__(self, first: Int[Tensor, " pairs"], n_rows: int) -> None:
+        order = torch.argsort(first)
+        ends = torch.bincount(first, minlength=n_rows).cumsum(0)
+        begins = torch.nn.functional.pad(ends[:-TERMS], (TERMS, 0))  # a row is in the terms of the six rows up to it
+        lengths = ends - begins
+        self.starts = lengths.cumsum(0) - lengths
+        rows = torch.arange(n_rows, device=first.device).repeat_interleave(lengths, output_size=TERMS * len(first))
+        places = torch.arange(len(rows), device=first.device) + (begins - self.starts).index_select(0, rows)
+        self.pairs = order.index_select(0, places)
+        self.order = self.pairs * TERMS + rows - first.index_select(0, self.pairs)
 
     def sums(self, parts: list[tuple[Tensor, Tensor | None, Tensor]]) -> Tensor:
         """Over parts, each rows ``d``, which of them each pair takes (None: its own), and the terms' weights."""
@@ -326,7 +337,7 @@ def _curve_gradient(
     """dE/dC and dE/dr."""
     taps, d_table = filters.taps, None
     if want[0]:
-        turned = taps.once("turned curves", lambda: Turned(index, len(table)))
+        turned = taps.once("turned curves", lambda: Turned(index[::TERMS], len(table)))
         d_table = turned.sums([(grad, filters.segments.receivers, taps.weights(0))])
     return d_table, curve_dot(grad, table, filters, index, taps.weights(1)) if want[1] else None
 
@@ -354,7 +365,7 @@ class _CurveGradient(torch.autograd.Function):
             slopes = taps.weights(1) * z.repeat_interleave(TERMS)
             d_grad += curve_sum(table, filters, index, slopes)
             if want[1]:
-                turned = taps.once("turned curves", lambda: Turned(index, len(table)))
+                turned = taps.once("turned curves", lambda: Turned(index[::TERMS], len(table)))
                 d_table = turned.sums([(grad, filters.segments.receivers, slopes)])
             if d_r is not None:
                 d_r += curve_dot(grad, table, filters, index, taps.weights(2)) * z
