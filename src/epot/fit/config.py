@@ -44,10 +44,14 @@ HARMLESS = ("checkpoint_every", "memory", "tensorboard")
 """Settings that do not change the numbers of a fit: an interrupted one may go on with others."""
 
 
-TUNE: tuple[str | dict[str, str], ...] = (
-    {"stage": "offsets", "method": "correct"}, "descend", "posterior", "calibrate",
-)  # fmt: skip
-"""Of a potential that was fitted before: what it has learned is where the descent starts."""
+TUNE: tuple[str | dict[str, Any], ...] = (
+    {"stage": "offsets", "method": "correct"},
+    {"stage": "descend", "learning_rate": 1e-3},
+    "posterior",
+    "calibrate",
+)
+"""Of a potential that was fitted before, from which the descent starts, at a quarter of the usual rate: with that a long
+fit to few structures forgets more (force errors of a toy after 150 epochs: 12.2 meV/Å against 7.7)."""
 
 
 def is_file(what: Any) -> bool:
