@@ -50,8 +50,8 @@ TUNE: tuple[str | dict[str, Any], ...] = (
     "posterior",
     "calibrate",
 )
-"""Of a potential that was fitted before, from which the descent starts, at a quarter of the usual rate: with that a long
-fit to few structures forgets more (force errors of a toy after 150 epochs: 12.2 meV/Å against 7.7)."""
+"""Of a potential that was fitted before, from which the descent starts, at a quarter of the usual rate: with that a
+long fit to few structures forgets more (force errors of a toy after 150 epochs: 12.2 meV/Å against 7.7)."""
 
 
 def is_file(what: Any) -> bool:
