@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..blocks.activation import silu
+from ..blocks.dense_chain import GIVEN, Step, dense_chain
 from ..blocks.directional_sums import Around, around, directional_sums
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.mlp import dense
@@ -44,8 +45,17 @@ class Residual(nn.Module):
         super().__init__()
         self.first, self.second = orthogonal(n_features, n_features), orthogonal(n_features, n_features)
 
-    def forward(self, h: Tensor) -> Tensor:
-        return h + silu(self.second(silu(self.first(h))))
+
+def layers(*parts: nn.Module, done: int = 0) -> list[Step]:
+    """Steps of a chain of dense layers with SiLU and residual layers, after those that are done."""
+    steps: list[Step] = []
+    for part in parts:
+        if isinstance(part, Residual):
+            h = done + len(steps)
+            steps += [Step(part.first.weight, part.first.bias), Step(part.second.weight, part.second.bias, plus=h)]
+        elif isinstance(part, nn.Linear):
+            steps.append(Step(part.weight, part.bias))
+    return steps
 
 
 class Embedding(nn.Module):
@@ -89,15 +99,13 @@ class Interaction(nn.Module):
         self.after = nn.ModuleList(Residual(n_features) for _ in range(n_after))
 
     def forward(self, m: Tensor, rbf: Tensor, around: Around) -> Tensor:
-        x = silu(self.kj(m)) * rbf.mm(self.rbf_filter())
-        t = directional_sums(silu(self.down(x)), self.sbf_filters(), around)
-        h = silu(self.ji(m)) + silu(self.up(t))
-        for layer in self.before:
-            h = layer(h)
-        m = silu(self.skip(h)) + m
-        for layer in self.after:
-            m = layer(m)
-        return m
+        x = dense_chain(m, layers(self.kj)) * rbf.mm(self.rbf_filter())
+        t = directional_sums(dense_chain(x, layers(self.down)), self.sbf_filters(), around)
+        steps = [*layers(self.up, *self.before), *layers(self.skip)]
+        steps[0] = steps[0]._replace(plus=GIVEN)  # x_ji
+        steps[-1] = steps[-1]._replace(plus=GIVEN - 1)  # m
+        steps += layers(*self.after, done=len(steps))
+        return dense_chain(t, steps, dense_chain(m, layers(self.ji)), m)
 
     def rbf_filter(self) -> Tensor:
         """``(n_radial, F)``: two layers without anything between them are one matrix."""
@@ -120,9 +128,7 @@ class AtomOutput(nn.Module):
     def forward(self, m: Tensor, rbf: Tensor, receivers: Tensor, n_atoms: int) -> Tensor:
         x = m.new_zeros(n_atoms, m.shape[1]).index_add(0, receivers, self.rbf(rbf) * m)
         x = self.up(x)
-        for layer in self.layers:
-            x = silu(layer(x))
-        return x
+        return dense_chain(x, layers(*self.layers)) if len(self.layers) else x
 
 
 class DimeNet(Potential):
