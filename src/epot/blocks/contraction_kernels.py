@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,6 +38,7 @@ class Tables(NamedTuple):
         back: its inverse.
         entries: the blocks, flattened one after another, of each path of each output and order.
         n_paths: how many paths each output has at each order 1 .. N.
+        made: what others derive from the tables.
     """
 
     degree: int
@@ -48,6 +49,7 @@ class Tables(NamedTuple):
     back: Int[Tensor, " rows"]
     entries: Float[Tensor, "entries paths"]
     n_paths: list[list[int]]
+    made: dict[str, Any]
 
 
 @lru_cache(maxsize=16)
@@ -76,6 +78,7 @@ def tables(l_max: int, l_out: tuple[int, ...], degree: int, reduced: bool) -> Ta
         back=back,
         entries=torch.cat(entries),
         n_paths=[[coupling_polynomials(l_max, n, k, reduced).shape[2] for k in range(1, degree + 1)] for n in l_out],
+        made={},
     )
 
 

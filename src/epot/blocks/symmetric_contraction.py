@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..features.engine import wanted
 from ..typing import Float, Tensor
 from . import contraction_kernels as kernels
+from . import contraction_native as compiled
 
 CHUNK = 3500  # atoms times channels: about 8 MB in float32
 ATOMS = 512
@@ -108,6 +109,7 @@ class SymmetricContraction(nn.Module):
                 rows=t.rows.to(like.device),
                 back=t.back.to(like.device),
                 entries=t.entries.to(like),
+                made={},
             )
             self._on = (key, moved)
         return self._on[1]
@@ -194,7 +196,9 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def _values(
     features: Tensor, weights: Tensor, counts: tuple[int, ...], t: kernels.Tables, keep: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """B ``(outputs, channels, atoms)`` and the derivatives of each chunk."""
+    """B ``(outputs, channels, atoms)`` and, where they are needed again, the derivatives of each chunk."""
+    if compiled.available(features):
+        return compiled.Call(t, counts, features).values(features, weights), []
     x = kernels.homogeneous(features, 1.0)
     out = x.new_empty(x.shape[0], t.rows.shape[0] // t.n_variables, x.shape[2])
     blocks, slopes = kernels.blocks_of(weights, t), []
@@ -217,6 +221,8 @@ def _first(
     which: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients in A and in the coefficients."""
+    if compiled.available(features):
+        return compiled.Call(t, counts, features).first(grad, features, weights, which)
     g = grad.transpose(0, 1)
     x = kernels.homogeneous(features, 1.0)
     d_x = torch.empty_like(x) if which[0] else None
@@ -243,6 +249,8 @@ def _second(
     which: tuple[bool, bool, bool],
 ) -> list[Tensor | None]:
     """Gradients of ``sum along * dB/dA`` in the gradient of B, in A and in the coefficients."""
+    if compiled.available(features):
+        return compiled.Call(t, counts, features).second(along, grad, features, weights, which)
     g = grad.transpose(0, 1)
     x, h = kernels.homogeneous(features, 1.0), kernels.homogeneous(along, 0.0)
     d_g = x.new_empty(g.shape) if which[0] else None
