@@ -54,7 +54,7 @@ class Ours:
         from epot.models.mace import MACE
 
         torch.manual_seed(0)
-        return MACE(elements, CUTOFF, CHANNELS, max_l=1, interaction_first="residual", reduced_couplings=False)
+        return MACE(elements, CUTOFF, CHANNELS, max_l=1, interaction_first="residual")
 
     def make(self, case):
         if case == "train":

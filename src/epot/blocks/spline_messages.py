@@ -17,7 +17,7 @@ derivative of E along any change of (h, table, r, Y), which a loss on forces ask
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -186,7 +186,7 @@ class _Call:
     def run(self, kernel: str, *arguments: Tensor | Sequence[Tensor] | None) -> None:
         """Call a kernel with pointers to contiguous tensors."""
         head = ctypes.byref(self._shape), ctypes.byref(self._rows), ctypes.byref(self._spline)
-        getattr(self.lib, f"{kernel}_{self.name}")(*head, *map(_pointer, arguments))
+        getattr(self.lib, f"{kernel}_{self.name}")(*head, *pointers(arguments))
 
     def gathered(self, slots: Tensor) -> Tensor:
         """Sums over the slots of which an atom is the sender."""
@@ -222,6 +222,11 @@ class _Call:
         self.run("second", features, table, r, y, *along, grads, out, slots, tables, dr, dy)
         d_table = torch.stack(tables).sum(0) if tables else None
         return (self.gathered(slots), d_table, dr, dy), out
+
+
+def pointers(values: Iterable[Tensor | Sequence[Tensor] | None]) -> list[Any]:
+    """To the memory of contiguous tensors; of several, to a table of such."""
+    return [_pointer(value) for value in values]
 
 
 def _pointer(value: Tensor | Sequence[Tensor] | None) -> Any:

@@ -14,10 +14,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ..blocks import sparse_contraction
 from ..blocks.channels import joined, mixed
 from ..blocks.element_order import Sites, by_element
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.equivariant import spherical_harmonics
+from ..blocks.kept import Kept
 from ..blocks.mace_geometry import Surroundings
 from ..blocks.mace_interaction import Interaction, Kind
 from ..blocks.mace_nonlinear import NonlinearInteraction
@@ -53,9 +55,19 @@ class Product(nn.Module):
         degrees = range(l_out + 1)
         self.powers = SymmetricContraction(n_elements, n_channels, max_ell, degrees, correlation, reduced)
         self.mix = unit_normal(l_out + 1, n_channels, n_channels)
+        self._terms = sparse_contraction.terms(max_ell, degrees, correlation, reduced)
+        self._kept = Kept()
 
     def forward(self, a: list[Tensor], sites: Sites, once: bool) -> list[Tensor]:
         """The message, ``(atoms, 2 l + 1, channels)`` for each degree, from A of the same kind."""
+        if sparse_contraction.available(a[0].device, a[0].dtype):
+            kinds, species = sites.kinds, sites.species
+            if self.agnostic:
+                kinds, species = kinds.new_zeros(1), torch.zeros_like(species)
+            weights = list(self.powers.weights)
+            make = lambda: sparse_contraction.coefficients(self._terms, weights, kinds)  # noqa: E731
+            k = self._kept.by(weights, make, tuple(kinds.tolist())) if once else make()
+            return mixed(sparse_contraction.contracted(a, k, self._terms, species), self.mix)
         counts = (len(a[0]),) if self.agnostic else sites.counts
         made = self.powers(joined(a).permute(1, 2, 0).contiguous(), counts, once)
         return mixed([b.permute(2, 0, 1) for b in made], self.mix)
@@ -190,7 +202,7 @@ class MACE(Potential):
     @classmethod
     def tiny(cls) -> MACE:
         sizes = {"n_channels": 4, "max_ell": 2, "n_radial": 4, "radial_mlp": (8,), "n_readout": 4, "cutoff": 4.0}
-        return cls(**sizes, reduced_couplings=False)
+        return cls(**sizes)
 
     def forward(self, graph: Graph) -> Output:
         scalars, sites = self.atoms(graph)
