@@ -17,6 +17,7 @@ from epot.features.directional import zonal_harmonics
 from epot.geometry.graph import build
 from epot.interchange import find
 from epot.interchange.gemnet import from_gemnet, load
+from epot.models import gemnet
 from epot.models.gemnet import GemNet
 from epot.predict import predict
 
@@ -139,7 +140,7 @@ def test_quadruplets_of_images():
 @pytest.fixture
 def quads():
     torch.manual_seed(1)
-    config = GemNet.tiny().config() | {"quadruplets": True, "cutoff": 3.0, "edge_cutoff": 2.2, "n_layers": 1}
+    config = GemNet.tiny().config() | {"quadruplets": True, "cutoff": 2.8, "edge_cutoff": 2.0, "n_layers": 1}
     config["elements"] = ["C", "H"]
     config.pop("name")
     return GemNet(**config)
@@ -189,6 +190,18 @@ def test_quadruplets_in_little_memory(quads, monkeypatch):
     after = gradients()
     assert all((a - b).abs().max() < 1e-9 * (1 + a.abs().max()) for a, b in zip(before, after, strict=True))
     assert (predict(quads, graph).forces - first).abs().max() < 1e-11
+
+
+def test_constant_weights_change_nothing(monkeypatch):
+    """What is kept less for large systems: the same forces. Control: a loss still reaches the weights."""
+    torch.manual_seed(0)
+    model = GemNet.tiny().double()
+    graph = build(small_cell(), model.cutoff)
+    before = predict(model, graph).forces
+    monkeypatch.setattr(gemnet, "LARGE", 0)
+    assert torch.equal(predict(model, graph).forces, before)
+    predict(model, graph, create_graph=True).forces.square().sum().backward()
+    assert model.first_edges.weight.grad.abs().max() > 0
 
 
 def test_he_orthogonal():

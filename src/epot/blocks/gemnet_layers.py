@@ -1,7 +1,7 @@
 """Layers of GemNet: dense without bias, residuals of constant variance, factors that keep the variance of sums.
 
-J. Gasteiger, F. Becker, S. Günnemann, NeurIPS (2021), arXiv:2106.08903, section 5 and appendix E. Every layer is made
-so that a random network has activations of variance one.
+J. Gasteiger, F. Becker, S. Günnemann, NeurIPS (2021), arXiv:2106.08903 (figure 4); the details are those of the
+reference code. Every layer is made so that a random network has activations of variance one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """GemNet's messages over quadruplets, c -> a - b <- d: two edges whose ends are not further apart than the long cutoff.
 
-J. Gasteiger, F. Becker, S. Günnemann, arXiv:2106.08903, Eqs. 7 and 8. The angles of a quadruplet are those at a and at
-b, and the one between the half-planes of c and d about ab, without sign. Together with the distance ca the angle at a
-and the latter make spherical harmonics of the direction to c, in a frame with its z axis along ab and d in the half-
-plane y = 0, x > 0; the missing sign makes y its absolute value. So each ``a - b <- d`` has a frame, and no angle is
-made.
+J. Gasteiger, F. Becker, S. Günnemann, arXiv:2106.08903 (Q-MP of figure 4). The angles of a quadruplet are those at a
+and at b, and the one between the half-planes of c and d about ab, without sign. Together with the distance ca the angle
+at a and the latter make spherical harmonics of the direction to c, in a frame with its z axis along ab and d in the
+half-plane y = 0, x > 0; the missing sign makes y its absolute value. So each ``a - b <- d`` has a frame, and no angle
+is made.
 
 By its nature this message has a kink where four atoms lie in a plane, and a jump where a, b and d lie on a line, unless
 c lies there too: the frame is undefined there (d is then taken to be at a right angle to c, as the reference code has
@@ -281,7 +281,7 @@ class _Again(torch.autograd.Function):
 
 
 class QuadrupletInteraction(nn.Module):
-    """Two-hop geometric message passing (Eqs. 7, 8): what edge c -> a learns from the edges d -> b far away."""
+    """Two-hop geometric message passing (Q-MP): what edge c -> a learns from the edges d -> b far away."""
 
     def __init__(self, n_edge: int, n_quadruplet: int, n_bilinear: int, n_rbf: int, n_cbf: int, n_sbf: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """GemNet's messages over triplets, c -> a <- b, without making the triplets.
 
-J. Gasteiger, F. Becker, S. Günnemann, arXiv:2106.08903: Eq. 6 and, for the order of the sums, section 5 ("efficient
+J. Gasteiger, F. Becker, S. Günnemann, arXiv:2106.08903 (T-MP of figure 4, with the "efficient
 bilinear layer"). The angular basis of a triplet is ``Y_l0`` of the angle at a between c and b, and the addition theorem
 
     Y_l0(theta_cab) = sqrt(4 pi / (2l + 1)) sum_m Y_lm(u_ac) Y_lm(u_ab)
@@ -81,7 +81,7 @@ class Symmetric(nn.Module):
 
 
 class TripletInteraction(nn.Module):
-    """One-hop geometric message passing (Eq. 6): what edge c -> a learns from the edges b -> a."""
+    """One-hop geometric message passing (T-MP): what edge c -> a learns from the edges b -> a."""
 
     def __init__(self, n_edge: int, n_triplet: int, n_bilinear: int, n_rbf: int, n_cbf: int) -> None:
         super().__init__()

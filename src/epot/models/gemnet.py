@@ -1,9 +1,9 @@
 """GemNet: messages on directed edges, over triplets of atoms and, on request, over quadruplets.
 
-J. Gasteiger, F. Becker, S. Günnemann, Adv. Neural Inf. Process. Syst. 34 (2021), arXiv:2106.08903 (equation and section
-numbers are theirs); reference code https://github.com/TUM-DAML/gemnet_pytorch. An edge c -> a is a pair of the graph,
-with a as its receiver; it has an embedding m, an atom has an embedding h. Energies are sums over atoms and forces
-their derivatives: the variants GemNet-T and GemNet-Q.
+J. Gasteiger, F. Becker, S. Günnemann, Adv. Neural Inf. Process. Syst. 34 (2021), arXiv:2106.08903 (figure 4 shows all
+of it); reference code https://github.com/TUM-DAML/gemnet_pytorch. An edge c -> a is a pair of the graph, with a as its
+receiver; it has an embedding m, an atom has an embedding h. Energies are sums over atoms and forces their derivatives:
+the variants GemNet-T and GemNet-Q.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.gemnet_edges import Edges
-from ..blocks.gemnet_layers import HALF, Dense, ScalingFactor, he_orthogonal_, he_parameter, residuals, scaled_silu
+from ..blocks.gemnet_layers import HALF, Dense, he_orthogonal_, he_parameter, residuals
 from ..blocks.gemnet_quadruplets import QuadrupletInteraction, Quadruplets, SphericalBasis
 from ..blocks.gemnet_triplets import CircularBasis, TripletInteraction
+from ..blocks.gemnet_updates import AtomUpdate, EdgeUpdate
 from ..blocks.readout import LinearReadout
 from ..elements import to_number
 from ..errors import ConfigError
@@ -30,6 +32,8 @@ from ..potential import Output, Potential
 from ..typing import Float, Tensor
 
 THIRD = 3**-0.5
+LARGE = 2000
+"""Pairs from which it pays to say that weights are constants, where nothing is derived by them: less is kept."""
 KINKS = {
     "forces": "the angle between half-planes has no sign: forces jump where the atoms of a quadruplet are coplanar"
 }
@@ -72,41 +76,8 @@ class Geometry(NamedTuple):
     quadruplets: SphericalBasis | None = None
 
 
-class EdgeUpdate(nn.Module):
-    """``act([h_c | h_a | m] W)``: a new embedding of the edge c -> a from its atoms' and its own."""
-
-    def __init__(self, n_atom: int, n_in: int, n_out: int) -> None:
-        super().__init__()
-        self.n_atom = n_atom
-        self.weight = he_parameter(n_out, 2 * n_atom + n_in)
-
-    def forward(
-        self, h: Float[Tensor, "atoms n_atom"], m: Float[Tensor, "edges n_in"], edges: Edges
-    ) -> Float[Tensor, "edges n_out"]:
-        sender, receiver, own = self.weight.t().split([self.n_atom, self.n_atom, m.shape[1]])
-        y = edges.opposite(edges.from_receivers(h @ sender)) + edges.from_receivers(h @ receiver)
-        return scaled_silu(torch.addmm(y, m, own))
-
-
-class AtomUpdate(nn.Module):
-    """What an atom makes of the edges that end there: a filtered sum, a dense layer and residuals (appendix C)."""
-
-    def __init__(self, n_atom: int, n_edge: int, n_rbf: int, n_layers: int) -> None:
-        super().__init__()
-        self.rbf = Dense(n_rbf, n_edge, activation=False)
-        self.scale_sum = ScalingFactor()
-        self.dense = Dense(n_edge, n_atom)
-        self.residuals = residuals(n_atom, n_layers)
-
-    def forward(
-        self, m: Float[Tensor, "edges n_edge"], rbf: Float[Tensor, "edges n_rbf"], edges: Edges
-    ) -> Float[Tensor, "atoms n_atom"]:
-        x = self.scale_sum(edges.to_receivers(m * self.rbf(rbf)), m)
-        return self.residuals(self.dense(x))
-
-
 class Interaction(nn.Module):
-    """An interaction block (figure 3): the edges learn from triplets (and quadruplets), the atoms from the edges."""
+    """An interaction block (figure 4): the edges learn from triplets (and quadruplets), the atoms from the edges."""
 
     def __init__(self, sizes: Sizes, quadruplets: bool) -> None:
         super().__init__()
@@ -129,9 +100,9 @@ class Interaction(nn.Module):
         edges = geometry.edges
         x = self.skip(m) + self.triplets(m, geometry.rbf_triplet, geometry.triplets, edges)
         if self.quadruplets is None:
-            x = x * HALF
+            x = x.mul_(HALF)
         else:
-            x = (x + self.quadruplets(m, geometry.rbf_quadruplet, geometry.quadruplets, edges)) * THIRD
+            x = (x + self.quadruplets(m, geometry.rbf_quadruplet, geometry.quadruplets, edges)).mul_(THIRD)
         m = self.after_skip((m + self.before_skip(x)).mul_(HALF))
         h = (h + self.atom_update(m, geometry.rbf_atom, edges)).mul_(HALF)
         m = (m + self.after_concat(self.concat(h, m, edges))).mul_(HALF)
@@ -250,7 +221,10 @@ class GemNet(Potential):
         )  # fmt: skip
 
     def forward(self, graph: Graph) -> Output:
-        geometry, rbf = self._geometry(graph)
+        if graph.first_order and graph.n_pairs > LARGE:
+            constants = {name: p.detach() for name, p in self.named_parameters()}
+            return functional_call(self, constants, (graph.replace(first_order=False),))
+        geometry, rbf = self._geometry(graph.within(self.cutoff))
         edges = geometry.edges
         h = self.embedding(graph.numbers)
         m = self.first_edges(h, rbf, edges)
@@ -263,7 +237,7 @@ class GemNet(Potential):
         return Output(energy, members, every)
 
     def _geometry(self, graph: Graph) -> tuple[Geometry, Float[Tensor, "edges n_radial"]]:
-        """Edges with their bases, and the radial basis (appendix B), ``sqrt(2/c) u(d/c) sin(f_n d/c) / d``."""
+        """Edges with their bases, and the radial basis ``sqrt(2/c) u(d/c) sin(f_n d/c) / d``."""
         cutoff = self.edge_cutoff or self.cutoff
         near = graph.within(cutoff)
         edges = Edges.of(near)

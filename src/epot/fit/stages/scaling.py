@@ -17,7 +17,7 @@ from ..recipe import FitState, Stage
 
 
 class FitScaling(Stage):
-    """Sets the scaling factors of a potential with random weights (GemNet, arXiv:2106.08903, section 5).
+    """Sets the scaling factors of a potential with random weights (GemNet, arXiv:2106.08903).
 
     Structures are drawn at random until they have enough pairs, and evaluated once as one batch: each factor is set
     when the evaluation reaches it, so it sees those before it at their final values. Factors that are set already, by
