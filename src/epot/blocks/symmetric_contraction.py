@@ -63,7 +63,8 @@ class SymmetricContraction(nn.Module):
                 f"{n_channels} channels: expected order 1 .. 4 and at least one of each"
             )
         self.n_elements, self.n_channels, self.l_out = n_elements, n_channels, tuple(l_out)
-        self.tables = kernels.tables(l_max, self.l_out, correlation, reduced)
+        with torch.device("cpu"):  # they are kept for all, whatever device (or none, "meta") is set for this one
+            self.tables = kernels.tables(l_max, self.l_out, correlation, reduced)
         self.weights = nn.ParameterList(
             torch.randn(n_elements, paths, n_channels) / paths for counts in self.tables.n_paths for paths in counts
         )
