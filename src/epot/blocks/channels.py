@@ -1,7 +1,7 @@
 """Linear maps of channels, one for each degree: what equivariance allows.
 
-Features on atoms are lists of tensors, ``h[l]`` of shape ``(atoms, 2 l + 1, channels)``. All components of a degree have
-the same weights, so a map is one matrix product over the rows of all of them.
+Features on atoms are lists of tensors, ``h[l]`` of shape ``(atoms, 2 l + 1, channels)``. All components of a degree
+have the same weights, so a map is one matrix product over the rows of all of them.
 """
 
 from __future__ import annotations

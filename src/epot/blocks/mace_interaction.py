@@ -27,6 +27,7 @@ from .channels import joined, mixed, mixed_by_element
 from .element_order import Sites
 from .equivariant_messages import Paths, equivariant_messages
 from .filter_tables import solver
+from .gemnet_layers import ScalingFactor
 from .kept import Kept
 from .mace_geometry import Seen, Surroundings
 from .neighbor_products import outer
@@ -48,8 +49,6 @@ class Interaction(nn.Module):
         kind: of the block.
         first: the features are those of the elements, the same for all atoms of an element.
     """
-
-    mean_neighbors: Tensor
 
     def __init__(
         self,
@@ -76,7 +75,7 @@ class Interaction(nn.Module):
         self.skip = unit_normal(degrees, n_elements, n_channels, n_channels, fan_in=n_channels * n_elements)
         if kind.startswith("density"):
             self.dense = unit_normal(radial[0], 1)
-        self.register_buffer("mean_neighbors", torch.ones((), dtype=torch.float64))
+        self.neighbors = MeanNeighbors()
         self._kept = Kept()
 
     def forward(self, h: list[Tensor], around: Surroundings) -> tuple[list[Tensor], list[Tensor]]:
@@ -156,8 +155,19 @@ class Interaction(nn.Module):
     def _norm(self, around: Surroundings) -> Tensor:
         """What A is divided by."""
         if not self.kind.startswith("density"):
-            return self.mean_neighbors.to(around.distances)
+            return self.neighbors(around.sites).to(around.distances)
         return 1 + over_neighbors(self.density(around.pairs), around.sites)[:, None, None]
+
+
+class MeanNeighbors(ScalingFactor):
+    """Neighbors of an atom, on average over training data: set once before training (:class:`ScalingFactor`)."""
+
+    def forward(self, sites: Sites) -> Float[Tensor, ""]:
+        """The mean."""
+        if self.observing and not bool(self.settled):
+            self.factor.copy_(sites.neighbors.double().mean().clamp(min=1))
+            self.settled.fill_(True)
+        return self.factor
 
 
 def over_neighbors(shares: Float[Tensor, "slots 1"], sites: Sites) -> Float[Tensor, " atoms"]:

@@ -42,13 +42,13 @@ class Terms(NamedTuple):
 
     Attributes:
         entries: for the kernels.
-        paths: for each output degree and order, what each path gives to each of its terms.
+        paths: for each output degree and order, what each path gives to each of its terms, ``(terms, paths)``.
         l_max, n_out: highest degree of the features, components of the results.
         l_out: degrees of the results.
     """
 
     entries: Any
-    paths: list[Float[Tensor, "terms paths"]]
+    paths: list[Tensor]
     l_max: int
     l_out: tuple[int, ...]
 
@@ -72,9 +72,9 @@ def terms(l_max: int, l_out: Sequence[int], correlation: int, reduced: bool) -> 
 
 
 def coefficients(
-    of: Terms, weights: Sequence[Float[Tensor, "elements paths channels"]], kinds: Int[Tensor, " present"]
+    of: Terms, weights: Sequence[Tensor], kinds: Int[Tensor, " present"]
 ) -> Float[Tensor, "present terms channels"]:
-    """Of each term, for the elements that are there."""
+    """Of each term, for the elements that are there, from weights ``(elements, paths, channels)`` as ``of.paths``."""
     parts = []
     for table, weight in zip(of.paths, weights, strict=True):
         parts.append(torch.matmul(table.to(weight), weight.index_select(0, kinds)))
@@ -87,7 +87,7 @@ def available(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def contracted(
-    features: Sequence[Float[Tensor, "atoms _ channels"]],
+    features: Sequence[Tensor],
     coefficient: Float[Tensor, "present terms channels"],
     of: Terms,
     species: Int[Tensor, " atoms"],
