@@ -11,7 +11,7 @@ from epot.blocks import contraction_native, symmetric_contraction
 from epot.blocks.coupling import symmetric_couplings
 from epot.blocks.equivariant import wigner_d
 from epot.blocks.symmetric_contraction import SymmetricContraction
-from epot.errors import ConfigError
+from epot.errors import ConfigError, DataError
 
 KEPT = np.load(Path(__file__).parents[1] / "data_files" / "mace_algebra.npz")
 CASES = sorted({name.rsplit("/", 1)[0] for name in KEPT.files if name.startswith("B/") and name.endswith("features")})
@@ -121,6 +121,16 @@ def test_kept_coefficients_follow_the_weights():
     torch.testing.assert_close(copy.deepcopy(module)(a.float(), (3,), True)[0].double(), after, atol=1e-5, rtol=1e-5)
 
 
+def test_first_used_in_inference_mode():
+    module, a = made(1, 2, 1, (0,), 2), features(1, 2, 3)
+    with torch.inference_mode():
+        before = module(a, (3,), True)[0].clone()
+    found = [module(a.requires_grad_(), (3,), once)[0] for once in (True, False)]
+    slopes = [torch.autograd.grad(b.sum(), a)[0] for b in found]
+    torch.testing.assert_close(*slopes)
+    assert torch.equal(before, found[0].detach())
+
+
 def test_results_turn_with_the_features():
     module, a = made(1, 3, 2, (0, 1, 2), 3), features(2, 3, 4)
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)))[0]
@@ -141,3 +151,9 @@ def test_no_atoms():
 def test_bad_sizes_are_refused(bad):
     with pytest.raises(ConfigError, match="symmetric contraction"):
         SymmetricContraction(**({"n_elements": 1, "n_channels": 2, "l_max": 1, "l_out": (0,), "correlation": 2} | bad))
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (3,), (4, -1)])
+def test_counts_that_do_not_agree_are_refused(counts):
+    with pytest.raises(DataError, match="atoms of each element"):
+        made(2, 2, 1, (0,), 2)(features(1, 2, 3), counts)

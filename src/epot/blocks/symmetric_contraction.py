@@ -4,9 +4,10 @@
 
 in each channel c of its own. The tensors U are never contracted as tensors: see
 :mod:`epot.blocks.contraction_kernels`. For l_max 3, outputs 0 and 1 and order 3, an atom's channel takes 152 products
-and 2800 floating-point operations for B and all its derivatives, after which forces are a multiplication; a loss on
-forces takes another three products of the same size (:class:`_Gradient`). Features and intermediate results go
-through in chunks that stay in the processor's cache.
+and 2800 floating-point operations for B and all its derivatives; a loss on forces takes another three products of the
+same size (:class:`_Gradient`). On a CPU this is done by a compiled kernel (:mod:`epot.blocks.contraction_native`);
+elsewhere and without a compiler by torch, in chunks of channels and atoms that stay in the processor's cache, which
+keep dB/dA for the first derivative.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..features.engine import wanted
 from ..typing import Float, Tensor
 from . import contraction_kernels as kernels
@@ -64,7 +65,7 @@ class SymmetricContraction(nn.Module):
             )
         self.n_elements, self.n_channels, self.l_out = n_elements, n_channels, tuple(l_out)
         with torch.device("cpu"):  # they are kept for all, whatever device (or none, "meta") is set for this one
-            self.tables = kernels.tables(l_max, self.l_out, correlation, reduced)
+            self.choice = l_max, self.l_out, correlation, reduced
         self.weights = nn.ParameterList(
             torch.randn(n_elements, paths, n_channels) / paths for counts in self.tables.n_paths for paths in counts
         )
@@ -80,11 +81,25 @@ class SymmetricContraction(nn.Module):
             features: A of atoms sorted by element.
             counts: how many atoms each element has.
             once: weights are constants, and B is differentiated at most once: coefficients are kept between calls.
+
+        Raises:
+            DataError: sizes do not agree.
         """
+        expected = (self.choice[0] + 1) ** 2, self.n_channels, sum(counts)
+        if features.shape != expected or len(counts) != self.n_elements or min(counts) < 0:
+            raise DataError(
+                f"features of shape {tuple(features.shape)} with {list(counts)} atoms of each element: expected "
+                f"{expected} and {self.n_elements} counts"
+            )
         t = self._tables(features)
         weights = self._constant(t) if once else self._coefficients(t)
         made = _Contract.apply(features, weights, tuple(counts), t, once)
         return list(made.split([2 * n + 1 for n in self.l_out]))
+
+    @property
+    def tables(self) -> kernels.Tables:
+        """Which monomials make what, shared by all contractions of these sizes."""
+        return kernels.tables(*self.choice)
 
     def _coefficients(self, t: kernels.Tables) -> Float[Tensor, "elements channels entries"]:
         flat = torch.cat(list(self.weights), 1).transpose(1, 2).reshape(-1, t.entries.shape[1])
@@ -97,7 +112,7 @@ class SymmetricContraction(nn.Module):
             return self._coefficients(t)
         key = tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in listed)
         if self._kept is None or self._kept[0] != key:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may meet autograd later
                 self._kept = (key, self._coefficients(t))
         return self._kept[1]
 
@@ -105,13 +120,14 @@ class SymmetricContraction(nn.Module):
         key = (like.dtype, like.device)
         if self._on is None or self._on[0] != key:
             t = self.tables
-            moved = t._replace(
-                factors=[(a.to(like.device), b.to(like.device)) for a, b in t.factors],
-                rows=t.rows.to(like.device),
-                back=t.back.to(like.device),
-                entries=t.entries.to(like),
-                made={},
-            )
+            with torch.inference_mode(False):
+                moved = t._replace(
+                    factors=[(a.to(like.device), b.to(like.device)) for a, b in t.factors],
+                    rows=t.rows.to(like.device),
+                    back=t.back.to(like.device),
+                    entries=t.entries.to(like.device, like.dtype),
+                    made={},
+                )
             self._on = (key, moved)
         return self._on[1]
 
@@ -134,7 +150,7 @@ def _chunks(counts: tuple[int, ...], channels: int, device: torch.device) -> Ite
 
 
 class _Contract(torch.autograd.Function):
-    """B; keeps dB/dx of each chunk, so that the first derivative in A is a multiplication."""
+    """B; without the compiled kernel keeps dB/dx of each chunk: the first derivative in A is a multiplication."""
 
     @staticmethod
     def forward(
