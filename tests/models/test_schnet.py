@@ -1,5 +1,6 @@
 """SchNet: schnetpack's and torch_geometric's numbers with their weights; its tables; gradients of a loss on forces."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from epot.predict import predict
 
 FILES = Path(__file__).parents[1] / "data_files"
 SCHNETPACK = FILES / "schnet_schnetpack.npz"  # tests/oracles/schnet_schnetpack.py
+WHOLE = FILES / "schnet_schnetpack.model"
 PYG = FILES / "schnet_pyg.npz"  # tests/oracles/schnet_pyg.py
 STRUCTURES = ["molecule", "crystal"]
 
@@ -102,8 +104,19 @@ def test_files_of_both_are_found_and_read(tmp_path, schnetpack, pyg):
         with pytest.raises(ModelFileError, match="holds a list"):
             interchange.load(path, name)
         path.write_bytes(b"nothing")
-        with pytest.raises(ModelFileError, match="not a file of tensors"):
+        with pytest.raises(ModelFileError, match="not a file of tensors|not an archive"):
             interchange.load(path, name)
+
+
+def test_whole_models_are_read_without_schnetpack(tmp_path, schnetpack):
+    """Written by ``torch.save(model)``, of which nothing is executed. Witness: the state of the same model."""
+    assert interchange.find(WHOLE) == "schnetpack"
+    same(interchange.load(WHOLE), schnetpack, "gaussian", "molecule")
+    with zipfile.ZipFile(WHOLE) as archive, zipfile.ZipFile(tmp_path / "other", "w") as other:
+        for name in archive.namelist():  # names of equal length keep the pickle whole
+            other.writestr(name, archive.read(name).replace(b"CosineCutoff", b"StrangCutoff"))
+    with pytest.raises(ModelFileError, match="this model has StrangCutoff"):
+        interchange.load(tmp_path / "other")
 
 
 def test_states_of_something_else_are_refused(schnetpack, pyg):

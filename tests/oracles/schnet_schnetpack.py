@@ -4,7 +4,8 @@
 
 Run it in an environment with schnetpack 2 (made with 2.1.1 and torch 2.13.0). Everything is float64: a small
 molecule and a periodic cell smaller than the cutoff (structures of painn_schnetpack.py), for both bases, for shared
-interactions and for filters of another width than the features.
+interactions and for filters of another width than the features; and beside it schnet_schnetpack.model, the first of
+them as schnetpack saves its models.
 """
 
 import sys
@@ -55,6 +56,8 @@ def main() -> None:
     convert = AtomsConverter(neighbor_list=MatScipyNeighborList(cutoff=CUTOFF), dtype=torch.float64)
     for case in CASES:
         made = model(case)
+        if case == "gaussian":
+            torch.save(made, OUT.with_suffix(".model"))
         table = "representation.embedding.weight"
         kept |= {f"{case}/state/{k}": (v[:15] if k == table else v).numpy() for k, v in made.state_dict().items()}
         for name, atoms in structures().items():

@@ -99,9 +99,9 @@ def _polynomials() -> Float[Tensor, "six eighteen"]:
         for p in range(TERMS):
             total = sum((-1) ** (s - k) * comb(TERMS, s - k) * (DEGREE - s) ** (DEGREE - p) for s in range(k, TERMS))
             table[p, k] = comb(DEGREE, p) * total / factorial(DEGREE)
-    p = torch.arange(1.0, TERMS, dtype=torch.float64)[:, None]
-    table[:-1, TERMS : 2 * TERMS] = table[1:, :TERMS] * p
-    table[:-1, 2 * TERMS :] = table[1:, TERMS : 2 * TERMS] * p
+    powers = torch.arange(1.0, TERMS, dtype=torch.float64)[:, None]
+    table[:-1, TERMS : 2 * TERMS] = table[1:, :TERMS] * powers
+    table[:-1, 2 * TERMS :] = table[1:, TERMS : 2 * TERMS] * powers
     return table
 
 
@@ -186,6 +186,29 @@ def sums(
 ) -> Float[Tensor, "sums F"]:
     """``sum_t weights_t table[index_t]``, of the terms from each offset up to the next."""
     return torch.embedding_bag(table, index, offsets, False, 0, False, weights)[0]
+
+
+class Turned:
+    """The transpose of sums of six terms: which terms of which pairs each row is in."""
+
+    def __init__(self, first: Int[Tensor, " pairs"], n_rows: int) -> None:
+        order = torch.argsort(first)
+        ends = torch.bincount(first, minlength=n_rows).cumsum(0)
+        begins = torch.nn.functional.pad(ends[:-TERMS], (TERMS, 0))  # a row is in the terms of the six rows up to it
+        lengths = ends - begins
+        self.starts = lengths.cumsum(0) - lengths
+        rows = torch.arange(n_rows, device=first.device).repeat_interleave(lengths, output_size=TERMS * len(first))
+        places = torch.arange(len(rows), device=first.device) + (begins - self.starts).index_select(0, rows)
+        self.pairs = order.index_select(0, places)
+        self.order = self.pairs * TERMS + rows - first.index_select(0, self.pairs)
+
+    def sums(self, parts: list[tuple[Tensor, Tensor | None, Tensor]]) -> Tensor:
+        """Over parts, each rows ``d``, which of them each pair takes (None: its own), and the terms' weights."""
+        made = []
+        for d, which, weights in parts:
+            index = self.pairs if which is None else which.index_select(0, self.pairs)
+            made.append(sums(d, index, self.starts, weights.index_select(0, self.order)))
+        return made[0] if len(made) == 1 else made[0].add_(made[1])
 
 
 class Kept:

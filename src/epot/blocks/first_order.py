@@ -115,7 +115,7 @@ class _Scalars(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, index, layers, filters = ctx.made
-        d_r = None
+        d_r: Tensor | None = None
         for k, layer in reversed(list(enumerate(layers))):
             y, h = kept[k]
             w1, _, w2, _ = layer.update
@@ -123,7 +123,10 @@ class _Scalars(torch.autograd.Function):
             if k == 0:
                 found = messages.curve_dot(d_m, y, filters, index, filters.taps.weights(1))
             else:
-                d_y, _, found = messages.gradient(d_m, y, layer.table, filters, (True, False, True))
+                d_y = messages.message_sum(d_m, layer.table, filters)
+                _, _, slopes = messages.gradient(d_m, y, layer.table, filters, (False, False, True))
+                assert slopes is not None  # noqa: S101  (it was asked for)
+                found = slopes
                 grad = torch.addmm(grad, d_y, layer.project)
             d_r = found if d_r is None else d_r.add_(found)
         return d_r, None, None, None, None, None

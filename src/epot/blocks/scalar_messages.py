@@ -26,7 +26,7 @@ from ..features.engine import wanted
 from ..features.scratch import Scratch
 from ..geometry.graph import Graph
 from ..typing import Float, Int, Tensor
-from .filter_tables import TERMS, Taps, sums
+from .filter_tables import TERMS, Taps, Turned, sums
 
 BLOCK = 1024  # pairs whose filters are made at a time
 
@@ -227,7 +227,8 @@ class _Gradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *along: Tensor | None) -> tuple[Tensor | None, ...]:
         want = tuple(map(wanted, ctx.saved_tensors))
-        found = _second(along, *ctx.saved_tensors[:3], ctx.filters, want)
+        grad, y, table, _ = ctx.saved_tensors
+        found = _second(along, grad, y, table, ctx.filters, want)
         return *found, None, None
 
 
@@ -277,29 +278,6 @@ def _to_table(parts: list[tuple[Tensor, Tensor]], n_rows: int, taps: Taps) -> Te
     """``sum_p weights_pk d_p`` over the pairs that touch each row, and over the parts."""
     turned = taps.once("turned", lambda: Turned(taps.index()[::TERMS], n_rows))
     return turned.sums([(d, None, w) for d, w in parts])
-
-
-class Turned:
-    """The transpose of sums of six terms: which terms of which pairs each row is in."""
-
-    def __init__(self, first: Int[Tensor, " pairs"], n_rows: int) -> None:
-        order = torch.argsort(first)
-        ends = torch.bincount(first, minlength=n_rows).cumsum(0)
-        begins = torch.nn.functional.pad(ends[:-TERMS], (TERMS, 0))  # a row is in the terms of the six rows up to it
-        lengths = ends - begins
-        self.starts = lengths.cumsum(0) - lengths
-        rows = torch.arange(n_rows, device=first.device).repeat_interleave(lengths, output_size=TERMS * len(first))
-        places = torch.arange(len(rows), device=first.device) + (begins - self.starts).index_select(0, rows)
-        self.pairs = order.index_select(0, places)
-        self.order = self.pairs * TERMS + rows - first.index_select(0, self.pairs)
-
-    def sums(self, parts: list[tuple[Tensor, Tensor | None, Tensor]]) -> Tensor:
-        """Over parts, each rows ``d``, which of them each pair takes (None: its own), and the terms' weights."""
-        made = []
-        for d, which, weights in parts:
-            index = self.pairs if which is None else which.index_select(0, self.pairs)
-            made.append(sums(d, index, self.starts, weights.index_select(0, self.order)))
-        return made[0] if len(made) == 1 else made[0].add_(made[1])
 
 
 class _Curves(torch.autograd.Function):

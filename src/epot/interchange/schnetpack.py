@@ -16,6 +16,7 @@ from ..models.schnet import SchNet
 from ..potential import Potential, Sum
 from ..terms.offsets import Offsets
 from ..typing import Tensor
+from .module_pickle import Recorded, members, pickle_of, read_module
 
 CutoffName = Literal["cosine", "polynomial"]
 BASES: dict[str, Literal["gaussian", "bessel"]] = {"offsets": "gaussian", "freqs": "bessel"}
@@ -26,13 +27,13 @@ WANTED = {
 
 
 def matches(path: str | os.PathLike) -> bool:
-    """Whether a file holds the state of such a model, as ``torch.save(model.state_dict(), path)`` writes it."""
+    """Whether a file holds such a model, as schnetpack saves it (the module), or its state."""
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         return False
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever it is, it is not this
-        return False
+    except Exception:  # not of tensors alone
+        return "data.pkl" in {n.split("/")[-1] for n in members(path)} and b"schnetpack.model" in pickle_of(path)
     return isinstance(state, Mapping) and "representation.embedding.weight" in state
 
 
@@ -43,10 +44,10 @@ def load(
     cutoff_function: CutoffName = "cosine",
     energy_unit: float = 1.0,
 ) -> Potential:
-    """Read a file that ``torch.save(model.state_dict(), path)`` wrote.
+    """Read what ``torch.save`` wrote of a model: its state, or the module itself, of which nothing is executed.
 
     Args:
-        path: of the file.
+        path: of the file, such as the ``best_model`` of a training with schnetpack.
         elements, cutoff_function, energy_unit: of :func:`from_schnetpack`.
 
     Raises:
@@ -54,11 +55,31 @@ def load(
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as why:
-        raise ModelFileError(f"{path} is not a file of tensors that torch.save wrote: {why}") from None
+    except Exception:  # not of tensors alone
+        state = _state(read_module(path, ("schnetpack", "torch.nn"), "a schnetpack model"))
     if not isinstance(state, Mapping):
-        raise ModelFileError(f"{path} holds a {type(state).__name__}; expected a state_dict of a schnetpack model.")
+        raise ModelFileError(f"{path} holds a {type(state).__name__}; expected a schnetpack model or its state_dict.")
     return from_schnetpack(state, elements=elements, cutoff_function=cutoff_function, energy_unit=energy_unit)
+
+
+def _state(module: Any, at: str = "") -> dict[str, Tensor]:
+    """The ``state_dict`` of a module that was read without its classes."""
+    if not isinstance(module, Recorded):
+        raise ModelFileError(f"The file holds a {type(module).__name__}; expected a schnetpack model.")
+    activation = module.get("activation")
+    name = activation.kind if isinstance(activation, Recorded) else getattr(activation, "__name__", "Identity")
+    usual = "shifted_softplus" if ".filter_network." in at or ".f2out." in at else "silu"
+    if name not in ("Identity", usual):
+        raise ModelFileError(f"The layer {at[:-1]} has the activation {name}; expected {usual}, schnetpack's default.")
+    if at == "representation.cutoff_fn." and module.kind != "CosineCutoff":
+        raise ModelFileError(f"The cutoff function must be schnetpack's CosineCutoff; this model has {module.kind}.")
+    found: dict[str, Tensor] = {}
+    for part in ("_parameters", "_buffers"):
+        found |= {at + k: v for k, v in (module.state.get(part) or {}).items() if isinstance(v, Tensor)}
+    for name, child in (module.state.get("_modules") or {}).items():
+        if child is not None:
+            found |= _state(child, f"{at}{name}.")
+    return found
 
 
 def from_schnetpack(
@@ -153,7 +174,7 @@ def _schnet(body: Mapping[str, Tensor], settings: dict[str, Any]) -> SchNet:
         readout_activation="silu",
     ).to(body["embedding.weight"].dtype)
     with torch.no_grad():
-        for k, interaction in enumerate(model.interactions):
+        for k, interaction in enumerate(model.distinct()):
             at = f"interactions.{k}"
             interaction.project.weight.copy_(body[f"{at}.in2f.weight"])
             for layers, name in ((interaction.filter, "filter_network"), (interaction.update, "f2out")):

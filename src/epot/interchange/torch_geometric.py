@@ -110,7 +110,7 @@ def from_torch_geometric(
 @torch.no_grad()
 def _copy(model: SchNet, state: Mapping[str, Tensor]) -> None:
     dense = lambda name: {part: state[f"{name}.{part}"] for part in ("weight", "bias")}  # noqa: E731
-    for k, interaction in enumerate(model.interactions):
+    for k, interaction in enumerate(model.distinct()):
         at = f"interactions.{k}"
         interaction.project.weight.copy_(state[f"{at}.conv.lin1.weight"])
         for layers, names in ((interaction.filter, ("mlp.0", "mlp.2")), (interaction.update, ("conv.lin2", "lin"))):

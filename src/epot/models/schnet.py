@@ -6,7 +6,7 @@ doi:10.1063/1.5019779 (and NeurIPS 2017, arXiv:1706.08566). Atom i holds ``x_i``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import ClassVar, Literal
@@ -29,7 +29,7 @@ from ..geometry.graph import Graph
 from ..potential import Output, Potential
 from ..typing import Float, Tensor
 
-ACTIVATIONS = {"shifted_softplus": shifted_softplus, "silu": nn.functional.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"shifted_softplus": shifted_softplus, "silu": nn.functional.silu}
 
 
 class Interaction(nn.Module):
@@ -111,10 +111,9 @@ class SchNet(Potential):
         self.readout_activation = readout_activation
 
         self.embedding = ElementEmbedding(self.elements, n_features)
-        self.interactions = nn.ModuleList(
-            Interaction(n_features, n_filters or n_features, n_radial)
-            for _ in range(1 if shared_interactions else n_layers)
-        )
+        distinct = 1 if shared_interactions else n_layers
+        parts = [Interaction(n_features, n_filters or n_features, n_radial) for _ in range(distinct)]
+        self.interactions = nn.ModuleList(parts)
         self.hidden = dense(n_features, n_features // 2)
         self.readout = LinearReadout(n_features // 2)
         self._kept = Kept()
@@ -129,15 +128,16 @@ class SchNet(Potential):
         return Output(energy, members, hidden)
 
     def atoms(self, graph: Graph) -> Float[Tensor, "atoms F"]:
-        """X after the last interaction."""
+        """Features x after the last interaction."""
         once = graph.first_order or not torch.is_grad_enabled()
         on, tables = self.tables(constant=once)
         distances = graph.vectors().square().sum(-1).sqrt()
         taps = Taps(distances, on, self.cutoff, cutoff_function(self.cutoff_function))
         filters = Filters(segments(graph), taps, distances)
         embedding, kinds = self.embedding.present(graph.numbers)
-        layers = [min(k, len(self.interactions) - 1) for k in range(self.n_layers)]
-        first, *others = [(self.interactions[k], tables[k]) for k in layers]
+        distinct = self.distinct()
+        layers = [min(k, len(distinct) - 1) for k in range(self.n_layers)]
+        first, *others = [(distinct[k], tables[k]) for k in layers]
         if once:
             curves = self._kept.product(first[0].project(embedding), first[1])
             constant = [Layer(t, i.project.weight.detach(), list(i.update.parameters())) for i, t in (first, *others)]
@@ -147,20 +147,24 @@ class SchNet(Potential):
             x = interaction(x, table, filters)
         return x
 
+    def distinct(self) -> list[Interaction]:
+        """One interaction if all are the same, else all."""
+        return list(self.interactions)  # type: ignore[arg-type]
+
     def tables(self, constant: bool = False) -> tuple[Grid, list[Tensor]]:
         """The filters of each interaction as splines; ``constant`` without history, and kept while weights stay."""
         weight = self.hidden.weight
         if constant:
-            parameters = [p for i in self.interactions for p in i.filter.parameters()]
-            double = lambda: partial(self.filters, interactions=deepcopy(self.interactions).double())  # noqa: E731
+            parameters = [p for i in self.distinct() for p in i.filter.parameters()]
+            double = lambda: partial(self.filters, interactions=[deepcopy(i).double() for i in self.distinct()])  # noqa: E731
             return self._kept.of(double, parameters, self.cutoff, self.radial, self.n_radial)
         on = grid(self.cutoff, intervals(self.radial, self.n_radial, weight.dtype), weight.dtype, weight.device)
         solve = solver(on.intervals, weight.dtype, weight.device)
         return on, [solve @ values for values in self.filters(on.points)]
 
     def filters(
-        self, distances: Float[Tensor, " points"], interactions: Iterable[nn.Module] | None = None
+        self, distances: Float[Tensor, " points"], interactions: Sequence[Interaction] | None = None
     ) -> list[Tensor]:
         """What the filter networks give, without the cutoff function, each ``(points, n_filters)``."""
         basis = radial_basis(self.radial, distances, self.cutoff, self.n_radial)
-        return [i.filter(basis) for i in interactions or self.interactions]
+        return [i.filter(basis) for i in interactions or self.distinct()]
