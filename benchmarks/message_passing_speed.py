@@ -7,10 +7,10 @@
 forces through each package's ASE calculator, the atoms moved by 1e-3 Å before every call: ``search`` with a neighbor
 search at every call, ``skin`` with neighbor lists that outlive a call (0.5 Å here and in schnetpack, 1 Å in graph-pes,
 their defaults). torch_geometric has no calculator, no neighbor search of its own without an extension, and no periodic
-cells: a plain calculator with vesin's search is written around it here. ``train``: one Adam step on energies and forces
-of a collated batch of eight 27-atom molecules. Each package in a process of its own, in turns; the fastest and the
-median are printed, and the ratio of the fastest to ours. schnetpack and graph-pes need no more than their pip installs,
-torch_geometric vesin besides.
+cells: a plain calculator with vesin's search is written around it here. ``train``: one Adam step on energies and
+forces of a collated batch of eight 27-atom molecules. Each package in a process of its own, in turns; printed are the
+fastest and the median, the ratio of the fastest to ours, and the memory that each case takes. schnetpack and graph-pes
+need no more than their pip installs, torch_geometric vesin besides.
 
 What the time goes into, in ours, per pair and interaction of SchNet (one core, 128 channels, float32): a filter from
 six terms of a spline 31 ns, taking the sender 13, multiplying 13, summing 11, and backward three times as much; the
@@ -245,14 +245,30 @@ class Pyg:
 PACKAGES = {"epot": Epot, "schnetpack": Schnetpack, "graphpes": Graphpes, "pyg": Pyg}
 
 
+def peak_mb(reset=False):
+    """Largest resident size of this process so far, or since the last reset (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    line = next(x for x in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def case_of(name, model):
     """``make(case)`` of a worker: a training step, or moving the atoms and asking for forces."""
 
-    def make(case):
-        import numpy as np
-        from systems import SYSTEMS, training_set
+    import numpy as np
+    from systems import SYSTEMS, training_set
 
+    def make(case):
         system, mode = case.split()
+        before = peak_mb(reset=True)
+        call = prepared(system, mode)
+        for _ in range(2 if call else 0):
+            call()
+        print(f"{case}: {name} takes {peak_mb() - before:.0f} MB beside {before:.0f}", file=sys.stderr, flush=True)
+        return call
+
+    def prepared(system, mode):
         package = PACKAGES[name](model)
         if mode == "train":
             return package.step(training_set())
