@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 def dense_chain(
-    x: Float[Tensor, "rows n_in"], steps: Sequence[Step], *given: Float[Tensor, "rows n"]
+    x: Float[Tensor, "rows n_in"], steps: Sequence[Step], *given: Float[Tensor, "rows n"], constant: bool = False
 ) -> Float[Tensor, "rows n_out"]:
     """What comes out of the last layer; differentiable twice in everything.
 
@@ -56,9 +56,12 @@ def dense_chain(
         x: input.
         steps: layers.
         given: tensors that are added on the way.
+        constant: no gradients by weights will be asked for.
     """
     plus = tuple(step.plus for step in steps)
     tensors = [t for step in steps for t in (step.weight, step.bias)]
+    if constant:
+        tensors = [None if t is None else t.detach() for t in tensors]
     return _Chain.apply(x, plus, len(given), *given, *tensors)[0]
 
 
@@ -69,7 +72,7 @@ class _Chain(torch.autograd.Function):
         given, weights, biases = _sorted(rest, n_given)
         out = x.new_empty(len(x), len(weights[-1]))
         pre = tuple(x.new_empty(len(x), len(w)) for w in weights)
-        x_in, outs = x.split(ROWS), out.split(ROWS)
+        x_in, outs = _parts(x), _parts(out)
         pres, givens = _cut(pre, len(outs)), _cut(given, len(outs))
         layers = [(w.t(), b) for w, b in zip(weights, biases, strict=True)]
         for k, part in enumerate(outs):
@@ -120,9 +123,9 @@ class _Gradient(torch.autograd.Function):
         d_grad = torch.empty_like(pre[-1])
         d_pre = [torch.empty_like(a) for a in pre]
         d_weights = [torch.zeros_like(w) for w in weights]
-        starts = along.contiguous().split(ROWS)
+        starts = _parts(along.contiguous())
         cut = [_cut(t, len(starts)) for t in (pre, e, d_pre, along_given)]
-        for start, made, pres, es, d_pres, givens in zip(starts, d_grad.split(ROWS), *cut, strict=True):
+        for start, made, pres, es, d_pres, givens in zip(starts, _parts(d_grad), *cut, strict=True):
             v = [start]
             for i, (a, up) in enumerate(zip(pres, es, strict=True)):
                 t = v[-1].mm(weights[i].t())
@@ -146,8 +149,15 @@ def _sorted(rest: Sequence[Tensor | None], n_given: int) -> tuple[Any, Any, Any]
     return rest[:n_given], rest[n_given::2], rest[n_given + 1 :: 2]
 
 
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """A few hundred rows each."""
+    return (tensor,) if len(tensor) <= ROWS else tensor.split(ROWS)
+
+
 def _cut(tensors: Sequence[Tensor], n_parts: int) -> list[list[Tensor]]:
     """For each few hundred rows the parts of all tensors."""
+    if n_parts == 1:
+        return [list(tensors)]
     parts = [t.split(ROWS) for t in tensors]
     return [[t[k] for t in parts] for k in range(n_parts)]
 
@@ -210,10 +220,10 @@ def _back(
     d_biases: list[Tensor | None] = [None] * n
     if learned is not None:
         d_biases = [None if b is None else torch.zeros_like(b) for b in learned[2]]
-    more = [[] if t is None else t.split(ROWS) for t in extra]
-    d_xs, starts = d_x.split(ROWS), grad.split(ROWS)
+    more = [() if t is None else _parts(t) for t in extra]
+    d_xs, starts = _parts(d_x), _parts(grad)
     pres, es, d_givens = (_cut(t, len(starts)) for t in (pre, e, d_given))
-    x_in, givens = (learned[0].split(ROWS), _cut(learned[1], len(starts))) if learned is not None else ((), [])
+    x_in, givens = (_parts(learned[0]), _cut(learned[1], len(starts))) if learned is not None else ((), [])
     for k, now in enumerate(starts):
         states = _states(x_in[k], pres[k], plus, givens[k]) if learned is not None else []
         waiting: dict[int, Tensor] = {}

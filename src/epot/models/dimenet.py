@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -26,6 +28,7 @@ from ..errors import ConfigError
 from ..features.directional import bessel_functions, envelope, sine_basis
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
+from ..registry import Preset
 from ..typing import Tensor
 
 
@@ -98,14 +101,19 @@ class Interaction(nn.Module):
         self.skip = orthogonal(n_features, n_features)
         self.after = nn.ModuleList(Residual(n_features) for _ in range(n_after))
 
-    def forward(self, m: Tensor, rbf: Tensor, around: Around) -> Tensor:
-        x = dense_chain(m, layers(self.kj)) * rbf.mm(self.rbf_filter())
-        t = directional_sums(dense_chain(x, layers(self.down)), self.sbf_filters(), around)
+    def forward(self, m: Tensor, rbf: Tensor, around: Around, once: bool = False) -> Tensor:
+        """``once``: it will be differentiated once, and by geometry only."""
+        chain = partial(dense_chain, constant=once)
+        pairs, triplets = self.rbf_filter(), self.sbf_filters()
+        if once:
+            pairs, triplets = pairs.detach(), triplets.detach()
+        x = chain(m, layers(self.kj)) * rbf.mm(pairs)
+        t = directional_sums(chain(x, layers(self.down)), triplets, around)
         steps = [*layers(self.up, *self.before), *layers(self.skip)]
         steps[0] = steps[0]._replace(plus=GIVEN)  # x_ji
         steps[-1] = steps[-1]._replace(plus=GIVEN - 1)  # m
         steps += layers(*self.after, done=len(steps))
-        return dense_chain(t, steps, dense_chain(m, layers(self.ji)), m)
+        return chain(t, steps, chain(m, layers(self.ji)), m)
 
     def rbf_filter(self) -> Tensor:
         """``(n_radial, F)``: two layers without anything between them are one matrix."""
@@ -125,10 +133,11 @@ class AtomOutput(nn.Module):
         self.up = orthogonal(n_features, n_output, bias=False)
         self.layers = nn.ModuleList(orthogonal(n_output, n_output) for _ in range(n_layers))
 
-    def forward(self, m: Tensor, rbf: Tensor, receivers: Tensor, n_atoms: int) -> Tensor:
+    def forward(self, m: Tensor, rbf: Tensor, receivers: Tensor, n_atoms: int, once: bool = False) -> Tensor:
+        """``once``: it will be differentiated once, and by geometry only."""
         x = m.new_zeros(n_atoms, m.shape[1]).index_add(0, receivers, self.rbf(rbf) * m)
         x = self.up(x)
-        return dense_chain(x, layers(*self.layers)) if len(self.layers) else x
+        return dense_chain(x, layers(*self.layers), constant=once) if len(self.layers) else x
 
 
 class DimeNet(Potential):
@@ -154,6 +163,13 @@ class DimeNet(Potential):
     """
 
     pairwise = True
+    PRESETS: ClassVar = {
+        "fast": Preset(
+            "64 channels, 2 interactions, degrees up to 4",
+            {"n_features": 64, "n_layers": 2, "n_triplet": 32, "n_output": 128, "l_max": 4},
+        ),
+        "accurate": Preset("the published sizes: 128 channels, 4 interactions, degrees up to 6", {}),
+    }
     CITATION = """@misc{gasteiger2020fast,
   title = {Fast and Uncertainty-Aware Directional Message Passing for Non-Equilibrium Molecules},
   author = {Gasteiger, Johannes and Giri, Shankari and Margraf, Johannes T. and G{\\"u}nnemann, Stephan},
@@ -224,8 +240,8 @@ class DimeNet(Potential):
 
         m = self.embedding(*self.species.present(graph.numbers), graph.pairs, rbf)
         first, *others = self.outputs
-        found = [first(m, rbf, graph.pairs[0], graph.n_atoms)]
+        found = [first(m, rbf, graph.pairs[0], graph.n_atoms, graph.first_order)]
         for interaction, output in zip(self.interactions, others, strict=True):
-            m = interaction(m, rbf, neighbors)
-            found.append(output(m, rbf, graph.pairs[0], graph.n_atoms))
+            m = interaction(m, rbf, neighbors, graph.first_order)
+            found.append(output(m, rbf, graph.pairs[0], graph.n_atoms, graph.first_order))
         return torch.cat(found, -1)
