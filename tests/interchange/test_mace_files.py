@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from epot import interchange
 from epot.blocks import contraction_kernels
+from epot.cli import main
 from epot.data.structure import Structure
 from epot.errors import ConfigError, ModelFileError, UnknownElementError
+from epot.fit.run import fit
 from epot.fitted import Fitted
 from epot.geometry.graph import build, collate
 from epot.interchange import mace
@@ -115,7 +118,7 @@ def test_settings_are_those_of_the_file(files):
     assert made.heads == ("Default",)
     config = made.config
     assert (config["interaction_first"], config["interaction"]) == ("density", "density_residual")
-    assert (config["distance_transform"], config["correlation"]) == ("agnesi", [3, 3])
+    assert (config["distance_transform"], config["correlation"]) == ("agnesi", 3)
     assert (config["max_l"], config["max_ell"], config["n_channels"], config["radial_mlp"]) == (1, 3, 3, [5, 7, 6])
     core = mace.load(files / "0b3.model").terms["core"]
     assert (core.screening, core.power, core.length, core.radii, core.factor) == ("mace", None, None, None, 0.81)
@@ -169,6 +172,13 @@ def test_unknown_blocks_are_named(files, tmp_path):
         files / "plain.model", lambda d: d.replace(b"models\nMACE", b"models\nMECA"), tmp_path / "kind.model"
     )
     with pytest.raises(ModelFileError, match=r"mace\.modules\.models\.MECA; expected one of MACE"):
+        mace.load(path)
+
+
+def test_accelerated_models(files, tmp_path):
+    old, new = b"e3nn.o3._linear\nLinear", b"cuequivariance_torch.operations.linear\nLinear"
+    path = rewritten(files / "off.model", lambda data: data.replace(old, new), tmp_path / "cueq.model")
+    with pytest.raises(ModelFileError, match=r"cuequivariance_torch\.operations.*plain one first .mace_cueq_to_e3nn"):
         mace.load(path)
 
 
@@ -227,6 +237,46 @@ def test_a_hostile_file_is_refused_and_nothing_runs(files, tmp_path):
     with pytest.raises(Exception):  # noqa: B017, PT011  (a control: an open unpickler runs it, and fails later)
         Open(io.BytesIO(data)).load()
     assert trace.exists()
+
+
+def test_fine_tuning(files, tmp_path):
+    """Few labels of a model with other weights and energies: smaller errors than before, and an uncertainty."""
+    before, teacher = mace.load(files / "off.model"), mace.load(files / "off.model")
+    Fitted(before).save(tmp_path / "model.epot")
+    with torch.no_grad():
+        teacher.terms["body"].readout.weight.mul_(1.2)
+        teacher.terms["offset"].energies.add_(1.7)
+    rng, data = np.random.default_rng(0), []
+    for _ in range(16):
+        s = structure(EXPECTED["off"]["Default"]["molecule"])
+        s = s.replace(positions=s.positions + 0.03 * rng.normal(size=(len(s), 3)))
+        made = predict(teacher, build(s, teacher.cutoff))
+        data.append(s.replace(energy=float(made.energy), forces=made.forces.numpy()))
+    state = fit(
+        tmp_path / "model.epot", data[:12], valid=data[12:], options={"descend": {"epochs": 30, "learning_rate": 4e-3}}
+    )
+    tuned = Fitted(state.potential, state.about)
+    rmse = [[f.evaluate(data[12:]).all[k]["rmse"] for k in ("energy", "forces")] for f in (Fitted(before), tuned)]
+    assert rmse[1][0] < 0.05 * rmse[0][0]
+    assert rmse[1][1] < 0.6 * rmse[0][1]
+    estimate = tuned.predict(data[0])
+    assert estimate.energy_std > 0
+    assert estimate.forces_std.min() > 0
+
+
+def test_the_command(files, tmp_path):
+    main.app.registered_commands.clear()
+    main.app.registered_groups.clear()
+    main._register()
+    words = ["import", str(files / "heads.model"), "--out", str(tmp_path / "model.epot")]
+    refused = CliRunner().invoke(main.app, words)
+    assert isinstance(refused.exception, ConfigError)
+    made = CliRunner().invoke(main.app, [*words, "--option", "head=pt_head", "--json"])
+    assert made.exit_code == 0, made.output
+    facts = json.loads(made.stdout)
+    assert (facts["format"], facts["elements"]) == ("mace", "H, C, O")
+    assert facts["terms"] == {"offset": "Offsets", "body": "MACE", "core": "ZBL"}
+    assert (tmp_path / "model.epot").is_file()
 
 
 def test_full_citizen(files, tmp_path):

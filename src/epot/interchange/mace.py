@@ -131,7 +131,8 @@ def _recorded(path: Path) -> Recorded:
         model = read_module(path, PACKAGES, WHAT)
     except ModelFileError as why:
         accelerated = any(k in str(why) for k in ("use cuequivariance", "use openequivariance"))
-        hint = " Turn it into a plain one with mace_cueq_to_e3nn or mace_oeq_to_e3nn first." if accelerated else ""
+        hint = " Turn it into a plain one first (mace_cueq_to_e3nn), or give the one it was made from."
+        hint = hint if accelerated else ""
         raise ModelFileError(f"{why}{hint}") from None
     if not isinstance(model, Recorded) or model.kind not in KINDS:
         what = f"a {model.origin}.{model.kind}" if isinstance(model, Recorded) else "weights without their settings"
@@ -240,6 +241,8 @@ def _config(model: Recorded) -> dict[str, Any]:
         hidden = e3nn.linear(last.get("linear_1"), "the last readout").irreps_out
         config["n_readout"] = hidden[0][0] // len(model.get("heads") or ["Default"])
         config["deep_readout"] = last.kind == "NonLinearBiasReadoutBlock"
+    if len(set(config["correlation"])) == 1:
+        config["correlation"] = config["correlation"][0]
     _check_radial(basis, cutoff)
     return config
 

@@ -71,10 +71,11 @@ class Restricted(pickle.Unpickler):  # noqa: S301  (it finds nothing but what it
             if key not in self._made:
                 self._made[key] = type(name, (Recorded,), {"origin": module})
             return self._made[key]
-        known = sorted({f"{m}.{n}" for m, n in self.allowed} | {f"{package}.*" for package in self.packages})
+        known = [f"{len(self.allowed)} names of {', '.join(sorted({m.split('.')[0] for m, _ in self.allowed}))}"]
+        known += [f"classes of {', '.join(self.packages)}, of which the state is kept"] if self.packages else []
         raise ModelFileError(
             f"This file wants to use {module}.{name}, which {self.what} never does, so nothing of it was run. "
-            f"Allowed: {', '.join(known)}."
+            f"Allowed: {'; '.join(known)}."
         )
 
     def persistent_load(self, pid: Any) -> Any:
