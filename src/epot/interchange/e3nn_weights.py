@@ -75,7 +75,7 @@ def natural(value: Any, what: str) -> list[int]:
     found = irreps(value)
     if any((degree, parity) != (k, (-1) ** k) for k, (_, degree, parity) in enumerate(found)):
         raise ModelFileError(
-            f"{what} is {format_irreps(found)}; expected one part for each degree from 0, with the parity of "
+            f"{what}: {format_irreps(found)}; expected one part for each degree from 0, with the parity of "
             "harmonics, as in 128x0e+128x1o+128x2e."
         )
     return [n for n, _, _ in found]

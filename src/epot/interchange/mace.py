@@ -216,13 +216,14 @@ def _config(model: Recorded) -> dict[str, Any]:
     sent = [e3nn.natural(i.get("edge_irreps") or i.get("node_feats_irreps"), "what it sends")[0] for i in layers]
     kinds = [INTERACTIONS[i.kind] for i in layers]
     max_ell = len(e3nn.natural(first.get("edge_attrs_irreps"), "its harmonics")) - 1
+    powers = [p.get("symmetric_contractions.contractions.0.correlation") for p in products]
     config = {
         "elements": sorted(elements),
         "cutoff": cutoff,
         "n_channels": channels,
         "max_l": len(widths[0]) - 1,
         "max_ell": max_ell,
-        "correlation": [p.get("symmetric_contractions.contractions.0.correlation") for p in products],
+        "correlation": powers[0] if len(set(powers)) == 1 else powers,
         "n_layers": len(layers),
         "n_radial": int(model.get("radial_embedding.out_dim")),
         "radial": RADIAL[basis.kind],
@@ -241,8 +242,6 @@ def _config(model: Recorded) -> dict[str, Any]:
         hidden = e3nn.linear(last.get("linear_1"), "the last readout").irreps_out
         config["n_readout"] = hidden[0][0] // len(model.get("heads") or ["Default"])
         config["deep_readout"] = last.kind == "NonLinearBiasReadoutBlock"
-    if len(set(config["correlation"])) == 1:
-        config["correlation"] = config["correlation"][0]
     _check_radial(basis, cutoff)
     return config
 
