@@ -7,7 +7,8 @@
     │   └── LabelError       labels are missing, not finite or of the wrong shape
     ├── ConfigError          an argument or configuration key is unknown or impossible (also a ValueError)
     ├── ModelError           a potential was asked for something that it cannot do
-    │   └── UnknownElementError   an element that the potential was never fitted to
+    │   ├── UnknownElementError   an element that the potential was never fitted to
+    │   └── NotFiniteError        an energy or a force is not a finite number (also a SimulationError)
     ├── ModelFileError       a model file is corrupt, hostile or of a newer format
     ├── FitError             a fit cannot start or cannot go on
     ├── EngineError          a quantum-mechanical engine is missing or failed
@@ -55,3 +56,7 @@ class EngineError(EpotError):
 
 class SimulationError(EpotError):
     """A simulation left the domain in which its potential can be trusted."""
+
+
+class NotFiniteError(ModelError, SimulationError):
+    """An energy or a force is not a finite number: the potential is broken, or the structure is beyond its reach."""

@@ -174,6 +174,8 @@ def _restore(potential: Potential, tensors: dict[str, Tensor], path: Path) -> No
         own = type(module).__module__.startswith("torch.")
         _refuse_misfit(tensor, wanted[name], f"{path}: tensor {name}", exact=own)
         if leaf in module._parameters:
+            if bool(tensor.isinf().any()):
+                raise ModelFileError(f"{path}: tensor {name} holds infinite numbers: the fit that made it went wrong.")
             module._parameters[leaf] = torch.nn.Parameter(tensor.clone())
         else:
             module._buffers[leaf] = tensor.clone()

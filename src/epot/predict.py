@@ -11,12 +11,14 @@ and what depends on positions and cells directly adds its own gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 
-from .errors import ConfigError, ModelError
+from .elements import SYMBOLS
+from .errors import ConfigError, ModelError, NotFiniteError
 from .geometry.graph import Graph
 from .potential import Output, Potential, Shared, is_committee
 from .registry import nearest
@@ -102,6 +104,7 @@ def predict(
     want: Iterable[str] = ("energy", "forces"),
     *,
     create_graph: bool = False,
+    finite: bool = True,
 ) -> Prediction:
     """Energies and what derives from them.
 
@@ -109,10 +112,13 @@ def predict(
         potential: any.
         graph: one or many structures.
         want: any of ``energy forces stress virial atom_virials hessian members``.
-        create_graph: keep the history, so that a loss on forces can be differentiated.
+        create_graph: keep the history, so that a loss on forces can be differentiated. Nothing is refused then.
+        finite: refuse what is not a finite number; False passes it on.
 
     Raises:
         ConfigError: ``want`` holds an unknown word.
+        NotFiniteError: an energy, a force or a virial is not a finite number; names the tensor of the potential
+            that is not either, or else the atom.
         ModelError: stress of a structure that is not periodic along all three axes; a Hessian of
             several structures; ``members`` of a potential that has none; a graph that lacks pairs
             within the potential's cutoff.
@@ -126,7 +132,8 @@ def predict(
     if not want & {"forces", "stress", "virial", "atom_virials", "hessian"}:
         with torch.set_grad_enabled(create_graph):
             out = potential(graph)
-        return _finish(graph, out, want, None, None)
+        made = _finish(graph, out, want, None, None)
+        return _refuse_infinite(potential, graph, made, want) if finite and not create_graph else made
     shares = "atom_virials" in want
     with torch.enable_grad():
         history = create_graph or "hessian" in want
@@ -139,7 +146,53 @@ def predict(
             found = _mean(graph, members)
         hessian = _hessian(leaves, found[0]) if "hessian" in want else None
     made = _finish(graph, out, want, found, members)._replace(hessian=hessian)
-    return made if create_graph else made.detach()
+    if create_graph:
+        return made
+    made = made.detach()
+    return _refuse_infinite(potential, graph, made, want) if finite else made
+
+
+def _refuse_infinite(potential: Potential, graph: Graph, made: Prediction, want: set[str]) -> Prediction:
+    """What was predicted, if all that was asked for is finite: one sum tells in a few microseconds."""
+    virial = made.virial if want & {"stress", "virial", "atom_virials"} else None
+    members = made.members or (None, None)
+    parts = [t for t in (made.energy, made.forces, virial, made.hessian, *members[:2]) if t is not None]
+    total = parts[0].sum()
+    for part in parts[1:]:
+        total = total + part.sum()
+    if math.isfinite(float(total)) or all(bool(t.isfinite().all()) for t in parts):
+        return made
+    _refuse_broken(potential)
+    raise NotFiniteError(
+        f"The energy or a force is not a finite number, at {_first_wrong(graph, made)}: the structure is far outside "
+        "what the potential was fitted to, or the potential is broken (`epot doctor model` tells)."
+    )
+
+
+def _refuse_broken(potential: Potential) -> None:
+    parameters = dict(potential.named_parameters())
+    for name, tensor in potential.state_dict().items():
+        wrong = int((~tensor.isfinite()).sum())
+        if wrong and (name in parameters or bool(tensor.isnan().any())):
+            raise NotFiniteError(
+                f"The energy or a force is not a finite number, because the potential is broken: {wrong} of "
+                f"{tensor.numel()} numbers of its tensor {name} are not finite. Fit it again, or load an intact file."
+            )
+
+
+def _first_wrong(graph: Graph, made: Prediction) -> str:
+    """Which atom it is at, for a message."""
+    wrong = ~made.atom_energies.isfinite()
+    if made.forces is not None:
+        wrong = wrong | ~made.forces.isfinite().all(1)
+    if not wrong.any():
+        return "no single atom"
+    k, n = int(wrong.nonzero()[0]), int(wrong.sum())
+    owner = int(graph.owner[k])
+    others = f" and {n - 1} more" if n > 1 else ""
+    which = f" of structure {owner}" if graph.n_structures > 1 else ""
+    atom, symbol = k - int((graph.owner < owner).sum()), SYMBOLS[int(graph.numbers[k])]
+    return f"atom {atom} ({symbol}{others}){which} at {[round(x, 3) for x in graph.positions[k].tolist()]} Å"
 
 
 def _with_pairs_of(potential: Potential, graph: Graph) -> Graph:

@@ -11,8 +11,8 @@ import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
-from ..elements import SYMBOLS, names
-from ..errors import ModelError, SimulationError, UnknownElementError
+from ..elements import names
+from ..errors import ModelError, UnknownElementError
 from ..geometry.graph import Graph
 from ..potential import Potential, has_members
 from ..predict import Prediction, predict
@@ -47,8 +47,8 @@ class Calculator(AseCalculator):
         ModelError: ``uncertainty=True`` for a potential that has none.
 
     While it runs it raises :class:`~epot.errors.UnknownElementError` for an element that the potential was
-    never fitted to, :class:`~epot.errors.SimulationError` where an energy or a force is not a finite number
-    or two atoms meet, and never passes such values on.
+    never fitted to, :class:`~epot.errors.NotFiniteError` where an energy or a force is not a finite number,
+    :class:`~epot.errors.SimulationError` where two atoms meet, and never passes such values on.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "energies", "stress", "charges", *SPREAD]
@@ -112,6 +112,7 @@ class Calculator(AseCalculator):
         atoms = self.atoms
         if atoms is None:
             raise ModelError("There are no atoms to compute: set `atoms.calc` to this calculator and ask the atoms.")
+        self.results = {}
         periodic = bool(atoms.pbc.all())
         self._refuse(properties, periodic)
         self._check_elements(atoms.numbers)
@@ -122,7 +123,7 @@ class Calculator(AseCalculator):
         if spread and self.has_ensemble:
             want |= {"members"}
         prediction = predict(self.potential, self.graph, want)
-        self.results = self._results(atoms, prediction)
+        self.results = self._results(prediction)
         if spread and self.calibration is not None:
             self._add_spread(self.calibration.std(prediction, self.graph.sizes))
 
@@ -153,7 +154,7 @@ class Calculator(AseCalculator):
             )
         self._checked = key
 
-    def _results(self, atoms: ase.Atoms, prediction: Prediction) -> dict[str, Any]:
+    def _results(self, prediction: Prediction) -> dict[str, Any]:
         assert prediction.forces is not None  # noqa: S101 (asked for)
         energy = float(prediction.energy)
         results: dict[str, Any] = {
@@ -162,8 +163,6 @@ class Calculator(AseCalculator):
             "energies": _array(prediction.atom_energies),
             "forces": _array(prediction.forces),
         }
-        if not (np.isfinite(energy) and np.isfinite(results["forces"]).all()):
-            self._refuse_infinite(atoms, results)
         if prediction.stress is not None:
             results["stress"] = _voigt(prediction.stress)
         if prediction.charges is not None:
@@ -177,19 +176,6 @@ class Calculator(AseCalculator):
             self.results["forces_std"] = _array(std["forces"])
         if "stress" in std:
             self.results["stress_std"] = _voigt(std["stress"])
-
-    def _refuse_infinite(self, atoms: ase.Atoms, results: dict[str, Any]) -> None:
-        wrong = ~np.isfinite(results["forces"]).all(1) | ~np.isfinite(results["energies"])
-        self.results = {}
-        where = "no single atom"
-        if wrong.any():
-            k = int(wrong.argmax())
-            others = f" and {wrong.sum() - 1} more" if wrong.sum() > 1 else ""
-            where = f"atom {k} ({SYMBOLS[atoms.numbers[k]]}{others}) at {np.round(atoms.positions[k], 3)} Å"
-        raise SimulationError(
-            f"The energy or a force is not a finite number, at {where}: the structure is far outside what the "
-            "potential was fitted to, or the potential is broken (`epot doctor model` tells)."
-        )
 
 
 def _charge(atoms: ase.Atoms) -> float:
