@@ -120,24 +120,42 @@ template <typename T> struct Taps {
 
 template <typename T> inline void clear(T* x, int64_t n) { std::memset(x, 0, sizeof(T) * n); }
 
+// As many channels as a vector register holds; the rest of them one at a time.
+template <typename T> struct Vector { typedef T type __attribute__((vector_size(64), aligned(sizeof(T)), may_alias)); };
+
+template <typename V, typename T> inline V& at(T* x) { return *reinterpret_cast<V*>(x); }
+template <typename V, typename T> inline const V& at(const T* x) { return *reinterpret_cast<const V*>(x); }
+
+constexpr int LANES = 16;  // of the longest vector
+
+template <typename T, typename F> inline void by_channels(int64_t C, const F& body) {
+    typedef typename Vector<T>::type V;
+    constexpr int64_t lanes = sizeof(V) / sizeof(T);
+    int64_t c = 0;
+    for (; c + lanes <= C; c += lanes) body.template run<V>(c);
+    for (; c < C; ++c) body.template run<T>(c);
+}
+
+// Partial sums to sums.
+template <typename T> inline void finish(const T* partial, int64_t n, T* out) {
+    for (int64_t b = 0; b < n; ++b) {
+        T sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t k = 0; k < LANES; ++k) sum += partial[b * LANES + k];
+        out[b] = sum;
+    }
+}
+
 template <typename T> inline T dot(const T* a, const T* b, int64_t n) {
-    T total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int64_t k = 0; k < n; ++k) total += a[k] * b[k];
-    return total;
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t k = 0; k < n; ++k) sum += a[k] * b[k];
+    return sum;
 }
 
-template <typename T> inline T sum(const T* a, int64_t n) {
-    T total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int64_t k = 0; k < n; ++k) total += a[k];
-    return total;
-}
-
-// M of an atom from its G.
-template <typename T, int FIXED>
-void couple(const Shape& s, const T* g, T* const* out, int64_t atom) {
-    const int64_t C = FIXED ? FIXED : s.channels;
+// M of an atom from its G, which is [path m2 m1][channel].
+template <typename T> void couple(const Shape& s, const T* g, T* const* out, int64_t atom) {
+    const int64_t C = s.channels;
     for (int64_t d = 0; d < s.n_degrees; ++d) clear(out[d] + atom * s.sizes[d] * C, s.sizes[d] * C);
     for (int64_t k = 0; k < s.n_couplings; ++k) {
         const Coupling& one = s.couplings[k];
@@ -150,9 +168,8 @@ void couple(const Shape& s, const T* g, T* const* out, int64_t atom) {
 }
 
 // The gradient by G of an atom from that by its M.
-template <typename T, int FIXED>
-void uncouple(const Shape& s, T* g, T* const* grads, int64_t atom) {
-    const int64_t C = FIXED ? FIXED : s.channels;
+template <typename T> void uncouple(const Shape& s, T* g, T* const* grads, int64_t atom) {
+    const int64_t C = s.channels;
     clear(g, s.n_g * C);
     for (int64_t k = 0; k < s.n_couplings; ++k) {
         const Coupling& one = s.couplings[k];
@@ -164,101 +181,135 @@ void uncouple(const Shape& s, T* g, T* const* grads, int64_t atom) {
     }
 }
 
-template <typename T, int FIXED>
+// Calls f<number of components>(first path, last path) for the paths of each degree l2 of the harmonics.
+#define BY_HARMONIC(f)                                                        \
+    for (int64_t p = 0, q = 0; p < s.n_paths; p = q) {                        \
+        while (q < s.n_paths && s.paths[q].y == s.paths[p].y) ++q;            \
+        switch (s.paths[p].n_y) {                                             \
+            case 1: f<V, 1>(c, p, q); break;                                  \
+            case 3: f<V, 3>(c, p, q); break;                                  \
+            case 5: f<V, 5>(c, p, q); break;                                  \
+            case 7: f<V, 7>(c, p, q); break;                                  \
+            case 9: f<V, 9>(c, p, q); break;                                  \
+            case 11: f<V, 11>(c, p, q); break;                                \
+            case 13: f<V, 13>(c, p, q); break;                                \
+            default: f<V, 15>(c, p, q);                                       \
+        }                                                                     \
+    }
+
+constexpr int EDGES = 4;  // messages added to G at a time, so that it is read and written less often
+
+template <typename T> struct Add {  // messages of some edges, to G
+    const Shape& s;
+    T* g;
+    const T *w, *h[EDGES], *y[EDGES];
+
+    template <typename V, int N> void degree(int64_t c, int64_t p, int64_t last) const {
+        const int64_t C = s.channels, size = s.n_paths * C;
+        for (; p < last; ++p) {
+            const Path& path = s.paths[p];
+            const V w0 = at<V>(w + p * C + c), w1 = at<V>(w + size + p * C + c);
+            const V w2 = at<V>(w + 2 * size + p * C + c), w3 = at<V>(w + 3 * size + p * C + c);
+            for (int64_t a = 0; a < path.n_h; ++a) {
+                const int64_t from = (path.h + a) * C + c;
+                const V x0 = w0 * at<V>(h[0] + from), x1 = w1 * at<V>(h[1] + from);
+                const V x2 = w2 * at<V>(h[2] + from), x3 = w3 * at<V>(h[3] + from);
+                T* to = g + (path.g + a) * C + c;
+                for (int b = 0; b < N; ++b) {
+                    V& sum = at<V>(to + b * path.n_h * C);
+                    sum = sum + y[0][path.y + b] * x0 + y[1][path.y + b] * x1 + y[2][path.y + b] * x2 +
+                          y[3][path.y + b] * x3;
+                }
+            }
+        }
+    }
+    template <typename V> void run(int64_t c) const { BY_HARMONIC(degree) }
+};
+
+template <typename T>
 void forward(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
              T* const* out) {
-    const int64_t C = FIXED ? FIXED : s.channels, size = s.n_paths * C;
+    const int64_t C = s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(size + C + s.n_g * C);
-        T *w = room.data(), *x = w + size, *g = x + C;
+        std::vector<T> room(EDGES * size + s.n_g * C);
+        T *w = room.data(), *g = w + EDGES * size;
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
             clear(g, s.n_g * C);
-            for (int64_t e = rows.slot[row]; e < rows.slot[row] + rows.used[row]; ++e) {
-                Taps<T>(spline, r, e, 1).values(table, size, 0, w);
-                const T* he = h + rows.senders[e] * s.n_h * C;
-                const T* ye = y + e * s.n_y;
-                for (int64_t p = 0; p < s.n_paths; ++p) {
-                    const Path& path = s.paths[p];
-                    const T* wp = w + p * C;
-                    const int64_t stride = path.n_h * C;
-                    for (int64_t a = 0; a < path.n_h; ++a) {
-                        const T* ha = he + (path.h + a) * C;
-                        T* to = g + (path.g + a) * C;
-#pragma omp simd
-                        for (int64_t c = 0; c < C; ++c) x[c] = wp[c] * ha[c];
-                        for (int64_t b = 0; b < path.n_y; ++b) {
-                            const T value = ye[path.y + b];
-                            T* gb = to + b * stride;
-#pragma omp simd
-                            for (int64_t c = 0; c < C; ++c) gb[c] += value * x[c];
-                        }
-                    }
+            const int64_t end = rows.slot[row] + rows.used[row];
+            for (int64_t e = rows.slot[row]; e < end; e += EDGES) {
+                Add<T> add{s, g, w, {}, {}};
+                for (int64_t k = 0; k < EDGES; ++k) {
+                    const int64_t own = e + k < end ? e + k : e;  // with weights of zero, if there are no more
+                    add.h[k] = h + rows.senders[own] * s.n_h * C;
+                    add.y[k] = y + own * s.n_y;
+                    if (own == e + k) Taps<T>(spline, r, own, 1).values(table, size, 0, w + k * size);
+                    else clear(w + k * size, size);
                 }
+                by_channels<T>(C, add);
             }
-            couple<T, FIXED>(s, g, out, rows.atom[row]);
+            couple(s, g, out, rows.atom[row]);
         }
     }
 }
 
+template <typename T> struct Pull {  // gradients of one edge
+    const Shape& s;
+    const T *g, *w, *h, *y;
+    T *dw, *dh, *sums;  // sums: dE/dY, LANES partial sums of each
+
+    template <typename V, int N> void degree(int64_t c, int64_t p, int64_t last) const {
+        const int64_t C = s.channels, first = s.paths[p].y;
+        V own[N];
+        for (int b = 0; b < N; ++b) own[b] = V{};
+        for (; p < last; ++p) {
+            const Path& path = s.paths[p];
+            const V wp = at<V>(w + p * C + c);
+            V to_w = V{};
+            for (int64_t a = 0; a < path.n_h; ++a) {
+                const int64_t from = (path.h + a) * C + c;
+                const V ha = at<V>(h + from), x = wp * ha;
+                const T* gs = g + (path.g + a) * C + c;
+                V u = V{};
+                for (int b = 0; b < N; ++b) {
+                    const V gb = at<V>(gs + b * path.n_h * C);
+                    u += y[first + b] * gb;
+                    own[b] += x * gb;
+                }
+                to_w += u * ha;
+                at<V>(dh + from) += u * wp;
+            }
+            at<V>(dw + p * C + c) = to_w;
+        }
+        for (int b = 0; b < N; ++b) at<V>(sums + (first + b) * LANES) += own[b];
+    }
+    template <typename V> void run(int64_t c) const { BY_HARMONIC(degree) }
+};
+
 // dh of each slot; dtable of each thread, or null; dr and dy of each slot.
-template <typename T, int FIXED>
+template <typename T>
 void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
               T* const* grads, T* dh, T* const* dtable, T* dr, T* dy) {
-    const int64_t C = FIXED ? FIXED : s.channels, size = s.n_paths * C;
+    const int64_t C = s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(3 * size + 2 * C + s.n_y * C + s.n_g * C);
-        T *w = room.data(), *slope = w + size, *dw = slope + size, *x = dw + size, *u = x + C, *sums = u + C;
-        T* g = sums + s.n_y * C;
+        std::vector<T> room(3 * size + s.n_g * C + s.n_y * LANES);
+        T *w = room.data(), *slope = w + size, *dw = slope + size, *g = dw + size, *sums = g + s.n_g * C;
         const int64_t mine = thread();
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
-            uncouple<T, FIXED>(s, g, grads, rows.atom[row]);
+            uncouple(s, g, grads, rows.atom[row]);
             const int64_t end = rows.slot[row] + rows.used[row], rest = rows.width[row] - rows.used[row];
             for (int64_t e = rows.slot[row]; e < end; ++e) {
                 const Taps<T> taps(spline, r, e, 2);
                 taps.values2(table, size, w, slope);
-                const T* he = h + rows.senders[e] * s.n_h * C;
-                const T* ye = y + e * s.n_y;
                 T* dhe = dh + e * s.n_h * C;
                 clear(dhe, s.n_h * C);
-                clear(dw, size);
-                clear(sums, s.n_y * C);
-                for (int64_t p = 0; p < s.n_paths; ++p) {
-                    const Path& path = s.paths[p];
-                    const T* wp = w + p * C;
-                    T* dwp = dw + p * C;
-                    const int64_t stride = path.n_h * C;
-                    for (int64_t a = 0; a < path.n_h; ++a) {
-                        const T* ha = he + (path.h + a) * C;
-                        T* dha = dhe + (path.h + a) * C;
-                        const T* from = g + (path.g + a) * C;
-#pragma omp simd
-                        for (int64_t c = 0; c < C; ++c) {
-                            x[c] = wp[c] * ha[c];
-                            u[c] = 0;
-                        }
-                        for (int64_t b = 0; b < path.n_y; ++b) {
-                            const T value = ye[path.y + b];
-                            const T* gb = from + b * stride;
-                            T* sb = sums + (path.y + b) * C;
-#pragma omp simd
-                            for (int64_t c = 0; c < C; ++c) {
-                                u[c] += value * gb[c];
-                                sb[c] += x[c] * gb[c];
-                            }
-                        }
-#pragma omp simd
-                        for (int64_t c = 0; c < C; ++c) {
-                            dwp[c] += u[c] * ha[c];
-                            dha[c] += u[c] * wp[c];
-                        }
-                    }
-                }
+                clear(sums, s.n_y * LANES);
+                by_channels<T>(C, Pull<T>{s, g, w, h + rows.senders[e] * s.n_h * C, y + e * s.n_y, dw, dhe, sums});
+                finish(sums, s.n_y, dy + e * s.n_y);
                 dr[e] = dot(dw, slope, size);
-                for (int64_t b = 0; b < s.n_y; ++b) dy[e * s.n_y + b] = sum(sums + b * C, C);
                 if (dtable) taps.add(dw, size, 0, dtable[mine]);
             }
             clear(dh + end * s.n_h * C, rest * s.n_h * C);
@@ -268,23 +319,60 @@ void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h
     }
 }
 
+template <typename T> struct PullAlong {  // gradients of the derivative along (ah, aw, ay), of one edge
+    const Shape& s;
+    const T *g, *w, *h, *y, *aw, *ah, *ay;
+    T *to, *dw, *daw, *dh, *sums;
+
+    template <typename V, int N> void degree(int64_t c, int64_t p, int64_t last) const {
+        const int64_t C = s.channels, first = s.paths[p].y;
+        V own[N];
+        for (int b = 0; b < N; ++b) own[b] = V{};
+        for (; p < last; ++p) {
+            const Path& path = s.paths[p];
+            const V wp = at<V>(w + p * C + c), awp = at<V>(aw + p * C + c);
+            V to_w = V{}, to_aw = V{};
+            for (int64_t a = 0; a < path.n_h; ++a) {
+                const int64_t from = (path.h + a) * C + c;
+                const V ha = at<V>(h + from), aha = at<V>(ah + from), x = wp * ha, ax = wp * aha + awp * ha;
+                const int64_t offset = (path.g + a) * C + c;
+                V u = V{}, au = V{};
+                for (int b = 0; b < N; ++b) {
+                    const int64_t k = offset + b * path.n_h * C;
+                    const V gb = at<V>(g + k);
+                    u += y[first + b] * gb;
+                    au += ay[first + b] * gb;
+                    own[b] += ax * gb;
+                    at<V>(to + k) += y[first + b] * ax + ay[first + b] * x;
+                }
+                at<V>(dh + from) += awp * u + wp * au;
+                to_w += u * aha + au * ha;
+                to_aw += u * ha;
+            }
+            at<V>(dw + p * C + c) = to_w;
+            at<V>(daw + p * C + c) = to_aw;
+        }
+        for (int b = 0; b < N; ++b) at<V>(sums + (first + b) * LANES) += own[b];
+    }
+    template <typename V> void run(int64_t c) const { BY_HARMONIC(degree) }
+};
+
 // S is E with one factor at a time replaced by its change: ah of h, atable of table, ar of r, ay of y. Its gradients by
 // D (out), h (of each slot), table (of each thread), r and y (of each slot).
-template <typename T, int FIXED>
+template <typename T>
 void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
             const T* ah, const T* atable, const T* ar, const T* ay, T* const* grads, T* const* out, T* dh,
             T* const* dtable, T* dr, T* dy) {
-    const int64_t C = FIXED ? FIXED : s.channels, size = s.n_paths * C;
+    const int64_t C = s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(7 * size + 4 * C + s.n_y * C + 2 * s.n_g * C);
+        std::vector<T> room(7 * size + 2 * s.n_g * C + s.n_y * LANES);
         T *w = room.data(), *slope = w + size, *bend = slope + size, *aw = bend + size, *aslope = aw + size;
-        T *dw = aslope + size, *daw = dw + size, *x = daw + size, *ax = x + C, *u = ax + C, *au = u + C, *sums = au + C;
-        T *g = sums + s.n_y * C, *to = g + s.n_g * C;
+        T *dw = aslope + size, *daw = dw + size, *g = daw + size, *to = g + s.n_g * C, *sums = to + s.n_g * C;
         const int64_t mine = thread();
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
-            uncouple<T, FIXED>(s, g, grads, rows.atom[row]);
+            uncouple(s, g, grads, rows.atom[row]);
             clear(to, s.n_g * C);
             const int64_t end = rows.slot[row] + rows.used[row], rest = rows.width[row] - rows.used[row];
             for (int64_t e = rows.slot[row]; e < end; ++e) {
@@ -292,67 +380,21 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                 const T change_r = ar ? ar[e] : 0;
                 taps.values2(table, size, w, slope);
                 taps.values(table, size, 2, bend);
-                if (atable) {
-                    taps.values2(atable, size, aw, aslope);
+                if (atable) taps.values2(atable, size, aw, aslope);
+                else clear(aw, 2 * size);  // and aslope, which follows
 #pragma omp simd
-                    for (int64_t k = 0; k < size; ++k) {
-                        aw[k] += change_r * slope[k];
-                        aslope[k] += change_r * bend[k];
-                    }
-                } else {
-#pragma omp simd
-                    for (int64_t k = 0; k < size; ++k) {
-                        aw[k] = change_r * slope[k];
-                        aslope[k] = change_r * bend[k];
-                    }
+                for (int64_t k = 0; k < size; ++k) {
+                    aw[k] += change_r * slope[k];
+                    aslope[k] += change_r * bend[k];
                 }
-                const T* he = h + rows.senders[e] * s.n_h * C;
-                const T* ahe = ah + rows.senders[e] * s.n_h * C;
-                const T* ye = y + e * s.n_y;
-                const T* aye = ay + e * s.n_y;
                 T* dhe = dh + e * s.n_h * C;
                 clear(dhe, s.n_h * C);
-                clear(dw, 2 * size);  // and daw, which follows
-                clear(sums, s.n_y * C);
-                for (int64_t p = 0; p < s.n_paths; ++p) {
-                    const Path& path = s.paths[p];
-                    const T *wp = w + p * C, *awp = aw + p * C;
-                    T *dwp = dw + p * C, *dawp = daw + p * C;
-                    const int64_t stride = path.n_h * C;
-                    for (int64_t a = 0; a < path.n_h; ++a) {
-                        const T *ha = he + (path.h + a) * C, *aha = ahe + (path.h + a) * C;
-                        T* dha = dhe + (path.h + a) * C;
-                        const int64_t offset = (path.g + a) * C;
-#pragma omp simd
-                        for (int64_t c = 0; c < C; ++c) {
-                            x[c] = wp[c] * ha[c];
-                            ax[c] = wp[c] * aha[c] + awp[c] * ha[c];
-                            u[c] = 0;
-                            au[c] = 0;
-                        }
-                        for (int64_t b = 0; b < path.n_y; ++b) {
-                            const T value = ye[path.y + b], change = aye[path.y + b];
-                            const T* gb = g + offset + b * stride;
-                            T* tb = to + offset + b * stride;
-                            T* sb = sums + (path.y + b) * C;
-#pragma omp simd
-                            for (int64_t c = 0; c < C; ++c) {
-                                u[c] += value * gb[c];
-                                au[c] += change * gb[c];
-                                sb[c] += ax[c] * gb[c];
-                                tb[c] += value * ax[c] + change * x[c];
-                            }
-                        }
-#pragma omp simd
-                        for (int64_t c = 0; c < C; ++c) {
-                            dha[c] += awp[c] * u[c] + wp[c] * au[c];
-                            dwp[c] += u[c] * aha[c] + au[c] * ha[c];
-                            dawp[c] += u[c] * ha[c];
-                        }
-                    }
-                }
+                clear(sums, s.n_y * LANES);
+                const int64_t from = rows.senders[e] * s.n_h * C;
+                by_channels<T>(C, PullAlong<T>{s, g, w, h + from, y + e * s.n_y, aw, ah + from, ay + e * s.n_y, to, dw,
+                                               daw, dhe, sums});
+                finish(sums, s.n_y, dy + e * s.n_y);
                 dr[e] = dot(dw, slope, size) + dot(daw, aslope, size);
-                for (int64_t b = 0; b < s.n_y; ++b) dy[e * s.n_y + b] = sum(sums + b * C, C);
                 if (dtable) {
                     taps.add(dw, size, 0, dtable[mine]);
                     if (change_r != 0) {
@@ -362,7 +404,7 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                     }
                 }
             }
-            couple<T, FIXED>(s, to, out, rows.atom[row]);
+            couple(s, to, out, rows.atom[row]);
             clear(dh + end * s.n_h * C, rest * s.n_h * C);
             clear(dr + end, rest);
             clear(dy + end * s.n_y, rest * s.n_y);
@@ -387,32 +429,20 @@ void gather(const Rows& rows, const int64_t* back, int64_t n, const T* slots, T*
 
 }  // namespace
 
-#define BY_CHANNELS(kernel, T, ...)                       \
-    switch (s->channels) {                                \
-        case 16: kernel<T, 16>(__VA_ARGS__); break;       \
-        case 32: kernel<T, 32>(__VA_ARGS__); break;       \
-        case 64: kernel<T, 64>(__VA_ARGS__); break;       \
-        case 96: kernel<T, 96>(__VA_ARGS__); break;       \
-        case 128: kernel<T, 128>(__VA_ARGS__); break;     \
-        case 256: kernel<T, 256>(__VA_ARGS__); break;     \
-        default: kernel<T, 0>(__VA_ARGS__);               \
-    }
-
 #define EXPORT(T, name)                                                                                               \
     extern "C" void forward_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h, const T* table, \
                                    const T* r, const T* y, T* const* out) {                                           \
-        BY_CHANNELS(forward, T, *s, *rows, *spline, h, table, r, y, out)                                              \
+        forward<T>(*s, *rows, *spline, h, table, r, y, out);                                                          \
     }                                                                                                                 \
     extern "C" void backward_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h,               \
                                     const T* table, const T* r, const T* y, T* const* grads, T* dh, T* const* dtable, \
                                     T* dr, T* dy) {                                                                   \
-        BY_CHANNELS(backward, T, *s, *rows, *spline, h, table, r, y, grads, dh, dtable, dr, dy)                       \
+        backward<T>(*s, *rows, *spline, h, table, r, y, grads, dh, dtable, dr, dy);                                   \
     }                                                                                                                 \
     extern "C" void second_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h, const T* table, \
                                   const T* r, const T* y, const T* ah, const T* atable, const T* ar, const T* ay,     \
                                   T* const* grads, T* const* out, T* dh, T* const* dtable, T* dr, T* dy) {            \
-        BY_CHANNELS(second, T, *s, *rows, *spline, h, table, r, y, ah, atable, ar, ay, grads, out, dh, dtable, dr,    \
-                    dy)                                                                                               \
+        second<T>(*s, *rows, *spline, h, table, r, y, ah, atable, ar, ay, grads, out, dh, dtable, dr, dy);            \
     }                                                                                                                 \
     extern "C" void gather_##name(const Rows* rows, const int64_t* back, int64_t n, const T* slots, T* out) {         \
         gather<T>(*rows, back, n, slots, out);                                                                        \
