@@ -182,6 +182,7 @@ class _Messages(torch.autograd.Function):
 
 
 def message_sum(y: Tensor, table: Tensor, filters: Filters) -> Tensor:
+    """:func:`scalar_messages`, without a history."""
     parts = []
     for block in filters.segments.blocks:
         w = _made(block, filters.taps, 0, table)
@@ -297,6 +298,7 @@ class _Curves(torch.autograd.Function):
 
 
 def curve_sum(table: Tensor, filters: Filters, index: Tensor, weights: Tensor) -> Tensor:
+    """Sums over neighbors and terms of the splines at once, without a history; ``weights`` of the terms."""
     return sums(table, index, filters.segments.pointers[:-1] * TERMS, weights)
 
 
