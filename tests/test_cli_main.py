@@ -42,7 +42,7 @@ def test_every_command_has_help_with_an_example(app):
 
 def test_models_as_json(app):
     shown = CliRunner().invoke(app, ["models", "--json"])
-    assert sorted(json.loads(shown.output)) == registry.names()
+    assert sorted(name for name in json.loads(shown.output) if ":" not in name) == registry.names()
 
 
 @pytest.mark.parametrize("name", registry.names())

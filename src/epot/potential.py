@@ -71,6 +71,8 @@ class Potential(nn.Module, ABC):
         pairwise: it sees the geometry through ``graph.vectors()`` alone, not through positions and cells.
         committee: its ensemble consists of potentials of their own, ``Output.members``, of which none shares a
             parameter with another, and its energy is their mean. A descent then fits each member by itself.
+        PRESETS: sets of arguments by name, from the smallest to the largest, ``"fast"`` for ``painn:fast``.
+        SETTINGS: of stages, by section, where a fit leaves them open: ``{"descend": {"energy_growth": 10.0}}``.
         CITATION: BibTeX of the paper.
     """
 
@@ -79,6 +81,8 @@ class Potential(nn.Module, ABC):
     pairwise: bool = False
     committee: bool = False
     exempt: Mapping[str, str] = {}
+    PRESETS: ClassVar[Mapping[str, registry.Preset]] = {}
+    SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     CITATION: ClassVar[str] = ""
 
     @abstractmethod

@@ -3,9 +3,11 @@
 A model's name is the name of its file in :mod:`epot.models` (a term's in :mod:`epot.terms`, a descriptor's in
 :mod:`epot.features.descriptors`), or
 an entry point in the group ``epot.models`` of another package. Its configuration is the signature
-of its constructor: the same keys in Python, YAML, on the command line and in a model file.
+of its constructor: the same keys in Python, YAML, on the command line and in a model file. A class may
+name sets of arguments, ``PRESETS``: ``"mace:small"`` is the model with those, and what is given besides goes first.
 """
 
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -15,12 +17,24 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
 FOLDERS = ("epot.models", "epot.terms", "epot.features.descriptors")
 GROUP = "epot.models"
+
+
+class Preset(NamedTuple):
+    """Arguments of a constructor under a name, ``PRESETS["small"]`` of a class: users write ``mace:small``.
+
+    Attributes:
+        about: one line for ``epot models``.
+        arguments: those that differ from the constructor's defaults.
+    """
+
+    about: str
+    arguments: Mapping[str, Any]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -39,11 +53,50 @@ def names(folder: str = "epot.models") -> list[str]:
 
 
 def get(name: str) -> type:
-    """The class called ``name``: imports that one module and nothing else.
+    """The class called ``name`` (``mace``, ``mace:small``): imports that one module and nothing else.
 
     Raises:
-        ConfigError: no model or term has this name; the nearest one is named.
+        ConfigError: no model or term has this name, or it has no such preset; the nearest one is named.
     """
+    name, colon, preset = name.partition(":")
+    kind = _kind(name)
+    if colon:
+        _preset(kind, name, preset)
+    return kind
+
+
+def presets(kind: type) -> Mapping[str, Preset]:
+    """Presets of a class, from the smallest to the largest."""
+    return getattr(kind, "PRESETS", {})
+
+
+def _preset(kind: type, name: str, preset: str) -> Preset:
+    known = presets(kind)
+    if preset in known:
+        return known[preset]
+    if not known:
+        raise ConfigError(f"{name} has no presets; {name}:{preset} is none.")
+    listed = ", ".join(f"{name}:{k}" for k in known)
+    close = difflib.get_close_matches(preset, known, n=1, cutoff=0.5)
+    hint = f"did you mean {name}:{close[0]}? " if close else ""
+    raise ConfigError(f"{name} has no preset {preset!r}; {hint}Presets: {listed}.")
+
+
+def expand(config: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as a mapping, a preset's arguments in place of its name; what is given besides goes first.
+
+    Raises:
+        ConfigError: an unknown name or preset.
+    """
+    config = {"name": config} if isinstance(config, str) else dict(config)
+    name = config.get("name")
+    if not isinstance(name, str) or ":" not in name:
+        return config
+    model, _, preset = name.partition(":")
+    return {**copy.deepcopy(dict(_preset(_kind(model), model, preset).arguments)), **config, "name": model}
+
+
+def _kind(name: str) -> type:
     for folder in FOLDERS:
         if name in names(folder):
             spec = f"{folder}.{name}"
@@ -132,14 +185,14 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def make(config: str | Mapping[str, Any]) -> Any:
-    """Build from ``"painn"`` or ``{"name": "painn", "cutoff": 5.0}``.
+    """Build from ``"painn"``, ``"painn:fast"`` or ``{"name": "painn", "cutoff": 5.0}``.
 
     Potentials inside a configuration are built by :func:`epot.potential.make`.
 
     Raises:
         ConfigError: an unknown name or key, or a value of the wrong type.
     """
-    config = {"name": config} if isinstance(config, str) else dict(config)
+    config = expand(config)
     if "name" not in config:
         raise ConfigError(f"A configuration needs a 'name'; this one has {', '.join(config) or 'nothing'}.")
     name = config.pop("name")

@@ -13,7 +13,7 @@ def fit(
     source: Annotated[str, typer.Argument(help="Labeled structures (train.xyz), or a configuration (config.yaml).")],
     settings: Annotated[list[str] | None, typer.Argument(help="key=value: model.cutoff=6.0 descend.epochs=200")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Name of a model (see `epot models`), or a model.epot to start from.")
+        str | None, typer.Option(help="A model or preset (see `epot models`), or a model.epot to start from.")
     ] = None,
     valid: Annotated[str | None, typer.Option(help="Structures to validate on; without, 10 % are held out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command on it resumes.")] = None,
@@ -58,6 +58,7 @@ def _fit(made: dict[str, Any]) -> Any:
     if "model" not in made:
         raise ConfigError("Which model? Give --model NAME (see `epot models`), or model: in the configuration.")
     name = Path(made["model"]).stem if isinstance(made["model"], str) else made["model"].get("name", "model")
+    name = str(name).replace(":", "-")
     folder = Path(made.get("out") or Path("runs") / f"{name}-{Path(made['train']).name.split('.')[0]}")
     state = run(
         made["model"],

@@ -92,17 +92,17 @@ def build_potential(
     if not isinstance(what, Potential):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            what = make(_completed({"name": what} if isinstance(what, str) else what, elements, data))
+            what = make(_completed(what, elements, data))
     if isinstance(what, Sum) or offsets_of(what) is not None:
         return what
     return Sum(offset=Offsets(what.elements or elements), body=what)
 
 
 def _completed(
-    config: Mapping[str, Any], elements: Sequence[int], data: Sequence[Sequence[Structure]]
+    config: str | Mapping[str, Any], elements: Sequence[int], data: Sequence[Sequence[Structure]]
 ) -> dict[str, Any]:
     """With what the data decide."""
-    config = dict(config)
+    config = registry.expand(config)
     if config.get("name") == "sum":
         if isinstance(config.get("terms"), Mapping):
             config["terms"] = {k: _completed(v, elements, data) for k, v in config["terms"].items()}
@@ -178,7 +178,8 @@ def build_stages(
         if kind is None and not default:
             raise ConfigError(f"This installation of epot has no stage {name!r}.")
         if kind is not None:
-            made.append(kind(**registry.check(kind, {**settings, **options.pop(_section(name), {})})))
+            given = {**settings, **options.pop(_section(name), {})}
+            made.append(kind(**registry.check(kind, {**settings_of(potential, _section(name)), **given})))
     if options:
         raise ConfigError(
             f"Settings were given for {next(iter(options))!r}, which is not a stage that this fit builds; its stages "
@@ -188,6 +189,15 @@ def build_stages(
         raise ConfigError("A fit needs at least one stage.")
     check_order(made)
     return made
+
+
+def settings_of(potential: Potential, section: str) -> dict[str, Any]:
+    """What the terms of a potential say of a stage, ``SETTINGS``; of two that say something the first."""
+    terms = [m for m in potential.modules() if isinstance(m, Potential) and m.SETTINGS.get(section)]
+    found: dict[str, Any] = {}
+    for term in reversed(terms):
+        found |= term.SETTINGS[section]
+    return found
 
 
 def _section(name: str) -> str:

@@ -29,6 +29,7 @@ from ..features.cutoff import polynomial_cutoff
 from ..features.directional import bessel_functions, sine_basis
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
+from ..registry import Preset
 from ..typing import Float, Tensor
 
 THIRD = 3**-0.5
@@ -141,6 +142,13 @@ class GemNet(Potential):
 
     recipe: ClassVar[str] = "descend"
     pairwise = True
+    PRESETS: ClassVar = {
+        "fast": Preset(
+            "64 channels, 2 blocks, degrees up to 4",
+            {"n_atom": 64, "n_edge": 64, "n_triplet": 32, "n_bilinear": 32, "n_layers": 2, "n_spherical": 5},
+        ),
+        "accurate": Preset("the published sizes of GemNet-T: 128 channels, 4 blocks, degrees up to 6", {}),
+    }
     CITATION = """@inproceedings{gasteiger2021gemnet,
   title = {{GemNet}: Universal directional graph neural networks for molecules},
   author = {Gasteiger, Johannes and Becker, Florian and G{\\"u}nnemann, Stephan},

@@ -32,6 +32,7 @@ from ..elements import to_number
 from ..errors import ConfigError
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
+from ..registry import Preset
 from ..typing import Float, Tensor
 
 
@@ -105,6 +106,12 @@ class MACE(Potential):
 
     recipe: ClassVar[str] = "descend"
     pairwise = True
+    PRESETS: ClassVar = {
+        "small": Preset("64 channels, scalar messages: fast", {"n_channels": 64, "max_l": 0}),
+        "medium": Preset("96 channels, scalar and vector messages", {"n_channels": 96, "max_l": 1}),
+        "large": Preset("128 channels, messages up to l = 2", {"n_channels": 128, "max_l": 2}),
+    }
+    SETTINGS: ClassVar = {"descend": {"energy_growth": 10.0}}  # its second stage, without the jump
     CITATION = """@inproceedings{batatia2022mace,
   title = {{MACE}: Higher Order Equivariant Message Passing Neural Networks for Fast and Accurate Force Fields},
   author = {Batatia, Ilyes and Kov{\\'a}cs, D{\\'a}vid P{\\'e}ter and Simm, Gregor N. C. and Ortner, Christoph and

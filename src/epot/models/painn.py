@@ -26,6 +26,7 @@ from ..features.cutoff import cosine_cutoff, polynomial_cutoff
 from ..features.radial import radial_basis
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
+from ..registry import Preset
 from ..typing import Float, Tensor
 
 CUTOFFS = {"cosine": cosine_cutoff, "polynomial": polynomial_cutoff}
@@ -110,6 +111,16 @@ class PaiNN(Potential):
 
     recipe: ClassVar[str] = "descend"
     pairwise = True
+    PRESETS: ClassVar = {
+        "fast": Preset(
+            "64 channels, 8 smooth radial functions", {"n_features": 64, "n_radial": 8, "cutoff_function": "polynomial"}
+        ),
+        "accurate": Preset(
+            "128 channels, 4 layers, 8 smooth radial functions",
+            {"n_features": 128, "n_layers": 4, "n_radial": 8, "cutoff_function": "polynomial"},
+        ),
+    }
+    SETTINGS: ClassVar = {"descend": {"energy_growth": 10.0}}
     CITATION = """@inproceedings{schutt2021equivariant,
   title = {Equivariant message passing for the prediction of tensorial properties and molecular spectra},
   author = {Sch{\\"u}tt, Kristof T. and Unke, Oliver T. and Gastegger, Michael},

@@ -27,6 +27,7 @@ from ..features.cutoff import cutoff_function
 from ..features.radial import radial_basis
 from ..geometry.graph import Graph
 from ..potential import Output, Potential
+from ..registry import Preset
 from ..typing import Float, Tensor
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"shifted_softplus": shifted_softplus, "silu": nn.functional.silu}
@@ -77,6 +78,15 @@ class SchNet(Potential):
 
     recipe: ClassVar[str] = "descend"
     pairwise = True
+    PRESETS: ClassVar = {
+        "fast": Preset(
+            "64 channels, 3 layers, smooth cutoff",
+            {"n_features": 64, "n_layers": 3, "n_radial": 25, "cutoff_function": "polynomial"},
+        ),
+        "accurate": Preset(
+            "the published sizes (128 channels, 6 layers), smooth cutoff", {"cutoff_function": "polynomial"}
+        ),
+    }
     CITATION = """@article{schutt2018schnet,
   title = {{SchNet} -- A deep learning architecture for molecules and materials},
   author = {Sch{\\"u}tt, K. T. and Sauceda, H. E. and Kindermans, P.-J. and Tkatchenko, A. and M{\\"u}ller, K.-R.},
