@@ -49,7 +49,7 @@ def test_energy_is_linear_in_the_features(model, ethanol):
 def test_angles_are_seen(model):
     """Two shapes with the same distances between neighbors, but not the same angles."""
     square, rhombus = (
-        3.1 * np.array([[0.0, 0, 0], [1, 0, 0], [1 + np.cos(t), np.sin(t), 0], [np.cos(t), np.sin(t), 0]])
+        2.3 * np.array([[0.0, 0, 0], [1, 0, 0], [1 + np.cos(t), np.sin(t), 0], [np.cos(t), np.sin(t), 0]])
         for t in (np.pi / 2, 1.45)
     )
     energies = [

@@ -220,7 +220,7 @@ class DimeNet(Potential):
     @classmethod
     def tiny(cls) -> DimeNet:
         return cls(
-            cutoff=4.0, n_features=12, n_layers=2, n_triplet=8, n_basis=4, n_output=10, l_max=3, n_radial=4,
+            cutoff=3.0, n_features=12, n_layers=2, n_triplet=8, n_basis=4, n_output=10, l_max=2, n_radial=3,
             n_output_layers=1,
         )  # fmt: skip
 
