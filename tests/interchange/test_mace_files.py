@@ -175,6 +175,25 @@ def test_unknown_blocks_are_named(files, tmp_path):
         mace.load(path)
 
 
+def test_damaged_files_are_errors_of_the_file(files, tmp_path):
+    """Pickles changed at random: read, or refused in words; nothing else."""
+    rng, refused = np.random.default_rng(5), 0
+
+    def damaged(data):
+        data = bytearray(data)
+        data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        start = int(rng.integers(len(data)))
+        return bytes(data[:start] + data[start + int(rng.integers(40)) :])
+
+    for _ in range(30):
+        path = rewritten(files / "invariant.model", damaged, tmp_path / "damaged.model")
+        try:
+            mace.load(path)
+        except (ModelFileError, ConfigError):
+            refused += 1
+    assert refused > 15
+
+
 def test_accelerated_models(files, tmp_path):
     old, new = b"e3nn.o3._linear\nLinear", b"cuequivariance_torch.operations.linear\nLinear"
     path = rewritten(files / "off.model", lambda data: data.replace(old, new), tmp_path / "cueq.model")

@@ -7,6 +7,8 @@ Such a file is a whole pickled module. It is read without mace-torch and e3nn an
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from ase.data import covalent_radii
 
-from ..errors import ConfigError, ModelFileError
+from ..errors import ConfigError, EpotError, ModelFileError
 from ..models.mace import MACE
 from ..potential import Potential, Sum
 from ..registry import nearest
@@ -89,17 +91,21 @@ def load(path: str | os.PathLike, head: str | None = None) -> Potential:
         ConfigError: a head has to be named, or there is none of this name.
     """
     checkpoint = read(path, head)
+    with _explained(path):
+        return _build(checkpoint)
+
+
+def _build(checkpoint: Checkpoint) -> Potential:
+    source, elements = checkpoint.model, checkpoint.model.get("atomic_numbers").tolist()
     try:
         model = MACE(**checkpoint.config)
     except ConfigError as why:
-        raise ModelFileError(f"{path} has settings that are refused here: {why}") from None
-    model.to(checkpoint.model.get("node_embedding.linear.weight").dtype)
-    fill(model, checkpoint.model, checkpoint.head, checkpoint.scale)
-    elements = checkpoint.model.get("atomic_numbers").tolist()
+        raise ModelFileError(f"its settings are refused here: {why}") from None
+    model.to(source.get("node_embedding.linear.weight").dtype)
+    fill(model, source, checkpoint.head, checkpoint.scale)
     terms: dict[str, Potential] = {"offset": Offsets(elements, checkpoint.offsets), "body": model}
-    if checkpoint.model.get("pair_repulsion_fn") is not None:
-        core = _repulsion(checkpoint.model.get("pair_repulsion_fn"), elements, model.cutoff, checkpoint)
-        terms["core"] = core
+    if source.get("pair_repulsion_fn") is not None:
+        terms["core"] = _repulsion(source.get("pair_repulsion_fn"), elements, model.cutoff, checkpoint)
     return Sum(**terms)
 
 
@@ -107,17 +113,24 @@ def read(path: str | os.PathLike, head: str | None = None) -> Checkpoint:
     """What is in a file, checked; see :func:`load` for arguments and errors."""
     path = Path(path)
     model = _recorded(path)
-    try:
+    with _explained(path):
         _refuse_unknown(model)
         heads = tuple(model.get("heads") or ["Default"])
         which = _head(heads, head)
-        config = _config(model)
-        offsets, scale = _energies(model, which)
+        return Checkpoint(model, _config(model), which, heads, *_energies(model, which))
+
+
+@contextmanager
+def _explained(path: str | os.PathLike) -> Iterator[None]:
+    """Errors name the file; what a file of another version, or a damaged one, leads to is an error of the file."""
+    try:
+        yield
     except ModelFileError as why:
         raise ModelFileError(f"{path}: {why}") from None
-    except (AttributeError, IndexError, KeyError, TypeError) as why:
+    except EpotError:
+        raise
+    except (AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as why:
         raise ModelFileError(f"{path} is no model of a version of mace-torch that is known here: {why!r}.") from why
-    return Checkpoint(model, config, which, heads, offsets, scale)
 
 
 def _recorded(path: Path) -> Recorded:
