@@ -24,30 +24,41 @@ from .monomials import monomials
 from .spline_messages import NAMES, pointers
 
 
-class _Entry(ctypes.Structure):
-    _fields_ = [("out", ctypes.c_int64), ("n", ctypes.c_int64), ("factor", ctypes.c_int64 * 4)]
+MOST = 64  # components of features that the kernels have room for, one more than those
+
+
+class _Group(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_int64) for n in ("p", "q", "s", "end")]
+
+
+class _Term(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_int64) for n in ("r", "out")]
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        *[(n, ctypes.c_int64) for n in ("n_atoms", "n_in", "n_out", "n_entries", "channels", "threads")],
+        *[(n, ctypes.c_int64) for n in ("n_atoms", "n_in", "n_out", "n_groups", "n_terms", "channels", "threads")],
         *[(n, ctypes.c_int64) for n in ("degrees_in", "degrees_out")],
-        ("entries", ctypes.POINTER(_Entry)),
+        ("groups", ctypes.POINTER(_Group)),
+        ("terms", ctypes.POINTER(_Term)),
         ("species", ctypes.c_void_p),
     ]
 
 
 class Terms(NamedTuple):
-    """The terms of all polynomials.
+    """The terms of all polynomials, sorted by their factors.
 
     Attributes:
-        entries: for the kernels.
+        groups, terms: for the kernels.
+        order: where each term was, those of each output degree and order following each other.
         paths: for each output degree and order, what each path gives to each of its terms, ``(terms, paths)``.
-        l_max, n_out: highest degree of the features, components of the results.
-        l_out: degrees of the results.
+        l_max: highest degree of the features.
+        l_out: degrees of the results, ascending from 0.
     """
 
-    entries: Any
+    groups: Any
+    terms: Any
+    order: Int[Tensor, " terms"]
     paths: list[Tensor]
     l_max: int
     l_out: tuple[int, ...]
@@ -55,20 +66,27 @@ class Terms(NamedTuple):
 
 def terms(l_max: int, l_out: Sequence[int], correlation: int, reduced: bool) -> Terms:
     """Of features of degree 0 .. l_max; arguments as for :class:`~.symmetric_contraction.SymmetricContraction`."""
-    entries: list[_Entry] = []
-    paths = []
-    first = 0
+    listed: list[tuple[tuple[int, ...], int, int]] = []  # factors in common, the last factor, component of the result
+    paths, first, one = [], 0, (l_max + 1) ** 2
     for degree in l_out:
         for order in range(1, correlation + 1):
             found = coupling_polynomials(l_max, degree, order, reduced)
             parts = monomials((l_max + 1) ** 2, order).parts
             used = (found.abs() > 1e-12 * found.abs().max().clamp(min=1e-30)).any(2).nonzero()
             for component, monomial in used.tolist():
-                factors = [*parts[monomial].tolist(), 0, 0, 0][:4]
-                entries.append(_Entry(first + component, order, (ctypes.c_int64 * 4)(*factors)))
+                *common, last = parts[monomial].tolist()
+                listed.append(((*common, one, one, one)[:3], last, first + component))
             paths.append(found[used[:, 0], used[:, 1]])
         first += 2 * degree + 1
-    return Terms((_Entry * len(entries))(*entries), paths, l_max, tuple(l_out))
+    order_of = sorted(range(len(listed)), key=lambda n: listed[n])
+    groups: list[_Group] = []
+    for n, (common, _, _) in enumerate(listed[k] for k in order_of):
+        if not groups or (groups[-1].p, groups[-1].q, groups[-1].s) != common:
+            groups.append(_Group(*common, n))
+        groups[-1].end = n + 1
+    made = [_Term(*listed[k][1:]) for k in order_of]
+    tables = (_Group * len(groups))(*groups), (_Term * len(made))(*made)
+    return Terms(*tables, torch.tensor(order_of), paths, l_max, tuple(l_out))
 
 
 def coefficients(
@@ -78,12 +96,13 @@ def coefficients(
     parts = []
     for table, weight in zip(of.paths, weights, strict=True):
         parts.append(torch.matmul(table.to(weight), weight.index_select(0, kinds)))
-    return torch.cat(parts, 1)
+    return torch.cat(parts, 1).index_select(1, of.order)
 
 
-def available(device: torch.device, dtype: torch.dtype) -> bool:
+def available(device: torch.device, dtype: torch.dtype, l_max: int) -> bool:
     """Whether the kernels serve such tensors."""
-    return device.type == "cpu" and dtype in NAMES and native.library("polynomials") is not None
+    fits = device.type == "cpu" and dtype in NAMES and (l_max + 1) ** 2 < MOST
+    return fits and native.library("polynomials") is not None
 
 
 def contracted(
@@ -113,9 +132,8 @@ class _Call:
         self.lib, self.name, self.of, self.species = native.library("polynomials"), NAMES[like.dtype], of, species
         self.threads = torch.get_num_threads()
         n_in, n_out = (of.l_max + 1) ** 2, sum(2 * n + 1 for n in of.l_out)
-        # results of degrees 0, 1, .. follow each other in the kernels
-        sizes = like.shape[0], n_in, n_out, len(of.entries), like.shape[2], self.threads, of.l_max + 1, len(of.l_out)
-        self._shape = _Shape(*sizes, of.entries, species.data_ptr())
+        sizes = like.shape[0], n_in, n_out, len(of.groups), len(of.terms), like.shape[2], self.threads
+        self._shape = _Shape(*sizes, of.l_max + 1, len(of.l_out), of.groups, of.terms, species.data_ptr())
 
     def like(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Room of the shapes of these."""

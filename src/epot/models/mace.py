@@ -61,7 +61,7 @@ class Product(nn.Module):
 
     def forward(self, a: list[Tensor], sites: Sites, once: bool) -> list[Tensor]:
         """The message, ``(atoms, 2 l + 1, channels)`` for each degree, from A of the same kind."""
-        if sparse_contraction.available(a[0].device, a[0].dtype):
+        if sparse_contraction.available(a[0].device, a[0].dtype, len(a) - 1):
             kinds, species = sites.kinds, sites.species
             if self.agnostic:
                 kinds, species = kinds.new_zeros(1), torch.zeros_like(species)

@@ -120,9 +120,9 @@ def cache_folder() -> Path:
 
 
 def _key(source: Path, compiler: Sequence[str]) -> str:
-    """Of the source, how it is compiled and the processor."""
-    text = source.read_text(encoding="utf-8")
-    parts = [text, " ".join(FLAGS), *compiler, _version(tuple(compiler)), platform.machine(), _processor()]
+    """Of the source and all headers, how it is compiled and the processor."""
+    files = [source, *sorted(source.parent.glob("*.h"))]
+    parts = [*(f.read_text(encoding="utf-8") for f in files), " ".join(FLAGS), *compiler, _version(tuple(compiler)), platform.machine(), _processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -14,9 +14,7 @@
 #include <cstring>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "vectors.h"
 
 namespace {
 
@@ -58,14 +56,6 @@ struct Spline {
     const int64_t* kinds;  // which table each slot has; null where there is one
     int64_t n_rows;        // of a table
 };
-
-inline int64_t thread() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 template <typename T> struct Taps {
     int64_t row;
@@ -117,24 +107,6 @@ template <typename T> struct Taps {
         }
     }
 };
-
-template <typename T> inline void clear(T* x, int64_t n) { std::memset(x, 0, sizeof(T) * n); }
-
-// As many channels as a vector register holds; the rest of them one at a time.
-template <typename T> struct Vector { typedef T type __attribute__((vector_size(64), aligned(sizeof(T)), may_alias)); };
-
-template <typename V, typename T> inline V& at(T* x) { return *reinterpret_cast<V*>(x); }
-template <typename V, typename T> inline const V& at(const T* x) { return *reinterpret_cast<const V*>(x); }
-
-constexpr int LANES = 16;  // of the longest vector
-
-template <typename T, typename F> inline void by_channels(int64_t C, const F& body) {
-    typedef typename Vector<T>::type V;
-    constexpr int64_t lanes = sizeof(V) / sizeof(T);
-    int64_t c = 0;
-    for (; c + lanes <= C; c += lanes) body.template run<V>(c);
-    for (; c < C; ++c) body.template run<T>(c);
-}
 
 // Partial sums to sums.
 template <typename T> inline void finish(const T* partial, int64_t n, T* out) {

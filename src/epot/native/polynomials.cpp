@@ -1,247 +1,167 @@
 // MACE's symmetric contraction as sparse polynomials, one atom at a time.
 //
-//     B[o, c] = sum over entries of k[z, entry, c] x[i, c] x[j, c] ...      (up to four factors)
+//     B[o, c] = sum over terms of k[z, term, c] x[p, c] x[q, c] x[s, c] x[r, c]
 //
-// in every channel c, with the coefficients of the atom's element z (epot/blocks/sparse_contraction.py). Channels are
-// innermost. Atoms are dealt to threads in a fixed order.
+// in every channel c, with the coefficients of the atom's element z (epot/blocks/sparse_contraction.py). Terms that have
+// p, q and s in common follow each other: their product, and the way back through it, is worked out once for all of
+// them. x has a last component that is 1, for terms with fewer factors. Atoms are dealt to threads in a fixed order.
 
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "vectors.h"
 
 namespace {
 
-struct Entry {
-    int64_t out;        // component of the result
-    int64_t n;          // factors
-    int64_t factor[4];  // components of x
+struct Group {
+    int64_t p, q, s, end;  // factors in common, and the first term of the next group
+};
+
+struct Term {
+    int64_t r, out;  // last factor, component of the result
 };
 
 struct Shape {
-    int64_t n_atoms, n_in, n_out, n_entries, channels, threads;
+    int64_t n_atoms, n_in, n_out, n_groups, n_terms, channels, threads;
     int64_t degrees_in, degrees_out;
-    const Entry* entries;
+    const Group* groups;
+    const Term* terms;
     const int64_t* species;  // which set of coefficients each atom has
 };
 
-inline int64_t thread() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
+constexpr int64_t MOST = 64;  // components, the one that is 1 included
+
+// Components of an atom from one array for each degree, at a channel; and back.
+template <typename V, typename T> inline void load(V* x, T* const* from, int64_t degrees, int64_t atom, int64_t C, int64_t c) {
+    for (int64_t l = 0; l < degrees; ++l)
+        for (int64_t m = 0; m < 2 * l + 1; ++m) *x++ = at<V>(from[l] + (atom * (2 * l + 1) + m) * C + c);
 }
 
-// Components of an atom side by side, from one array for each degree; and back.
-template <typename T> void load(T* x, T* const* from, int64_t degrees, int64_t atom, int64_t C) {
-    for (int64_t l = 0; l < degrees; x += (2 * l + 1) * C, ++l)
-        std::memcpy(x, from[l] + atom * (2 * l + 1) * C, sizeof(T) * (2 * l + 1) * C);
+template <typename V, typename T>
+inline void store(const V* x, T* const* to, int64_t degrees, int64_t atom, int64_t C, int64_t c) {
+    for (int64_t l = 0; l < degrees; ++l)
+        for (int64_t m = 0; m < 2 * l + 1; ++m) at<V>(to[l] + (atom * (2 * l + 1) + m) * C + c) = *x++;
 }
 
-template <typename T> void store(const T* x, T* const* to, int64_t degrees, int64_t atom, int64_t C) {
-    for (int64_t l = 0; l < degrees; x += (2 * l + 1) * C, ++l)
-        std::memcpy(to[l] + atom * (2 * l + 1) * C, x, sizeof(T) * (2 * l + 1) * C);
-}
+template <typename T> struct Values {
+    const Shape& s;
+    int64_t atom;
+    const T* k;
+    T *const *in, *const *out;
 
-#define CHANNELS _Pragma("omp simd") for (int64_t c = 0; c < C; ++c)
-
-template <typename T, int FIXED>
-void forward(const Shape& s, const T* k, T* const* in, T* const* out) {
-    const int64_t C = FIXED ? FIXED : s.channels;
-#pragma omp parallel num_threads(s.threads)
-    {
-        std::vector<T> room((s.n_in + s.n_out) * C);
-        T *x = room.data(), *b = x + s.n_in * C;
-#pragma omp for schedule(static)
-        for (int64_t atom = 0; atom < s.n_atoms; ++atom) {
-            load(x, in, s.degrees_in, atom, C);
-            std::memset(b, 0, sizeof(T) * s.n_out * C);
-            const T* ke = k + s.species[atom] * s.n_entries * C;
-            for (int64_t e = 0; e < s.n_entries; ++e, ke += C) {
-                const Entry& one = s.entries[e];
-                T* to = b + one.out * C;
-                const T *p = x + one.factor[0] * C, *q = x + one.factor[1] * C, *r = x + one.factor[2] * C,
-                        *t = x + one.factor[3] * C;
-                switch (one.n) {
-                    case 1: CHANNELS to[c] += ke[c] * p[c]; break;
-                    case 2: CHANNELS to[c] += ke[c] * p[c] * q[c]; break;
-                    case 3: CHANNELS to[c] += ke[c] * p[c] * (q[c] * r[c]); break;
-                    default: CHANNELS to[c] += ke[c] * p[c] * (q[c] * r[c] * t[c]);
-                }
-            }
-            store(b, out, s.degrees_out, atom, C);
+    template <typename V> void run(int64_t c) const {
+        const int64_t C = s.channels;
+        V x[MOST], b[MOST];
+        load<V, T>(x, in, s.degrees_in, atom, C, c);
+        x[s.n_in] = V{} + 1;
+        for (int64_t o = 0; o < s.n_out; ++o) b[o] = V{};
+        for (int64_t n = 0, e = 0; n < s.n_groups; ++n) {
+            const Group& g = s.groups[n];
+            const V product = x[g.p] * x[g.q] * x[g.s];
+            for (; e < g.end; ++e) b[s.terms[e].out] += at<V>(k + e * C + c) * product * x[s.terms[e].r];
         }
+        store<V, T>(b, out, s.degrees_out, atom, C, c);
     }
-}
+};
 
-// dx, and dk of each thread (or null).
-template <typename T, int FIXED>
-void backward(const Shape& s, const T* k, T* const* in, T* const* grads, T* const* dx, T* const* dk) {
-    const int64_t C = FIXED ? FIXED : s.channels;
-#pragma omp parallel num_threads(s.threads)
-    {
-        std::vector<T> room((2 * s.n_in + s.n_out) * C);
-        T *x = room.data(), *d = x + s.n_in * C, *g = d + s.n_in * C;
-        const int64_t mine = thread();
-#pragma omp for schedule(static)
-        for (int64_t atom = 0; atom < s.n_atoms; ++atom) {
-            load(x, in, s.degrees_in, atom, C);
-            load(g, grads, s.degrees_out, atom, C);
-            std::memset(d, 0, sizeof(T) * s.n_in * C);
-            const int64_t first = s.species[atom] * s.n_entries * C;
-            for (int64_t e = 0; e < s.n_entries; ++e) {
-                const Entry& one = s.entries[e];
-                const int64_t P = one.factor[0] * C, Q = one.factor[1] * C, R = one.factor[2] * C, U = one.factor[3] * C;
-                const T *ke = k + first + e * C, *ge = g + one.out * C, *p = x + P, *q = x + Q, *r = x + R, *u = x + U;
-                T *dp = d + P, *dq = d + Q, *dr = d + R, *du = d + U;
-                T* dke = dk ? dk[mine] + first + e * C : nullptr;
-                switch (one.n) {
-                    case 1:
-                        CHANNELS dp[c] += ge[c] * ke[c];
-                        if (dke) CHANNELS dke[c] += ge[c] * p[c];
-                        break;
-                    case 2:
-                        CHANNELS {
-                            const T w = ge[c] * ke[c], pc = p[c], qc = q[c];
-                            dp[c] += w * qc;
-                            dq[c] += w * pc;
-                        }
-                        if (dke) CHANNELS dke[c] += ge[c] * p[c] * q[c];
-                        break;
-                    case 3:
-                        CHANNELS {
-                            const T w = ge[c] * ke[c], pc = p[c], qc = q[c], rc = r[c];
-                            dp[c] += w * qc * rc;
-                            dq[c] += w * pc * rc;
-                            dr[c] += w * pc * qc;
-                        }
-                        if (dke) CHANNELS dke[c] += ge[c] * p[c] * (q[c] * r[c]);
-                        break;
-                    default:
-                        CHANNELS {
-                            const T w = ge[c] * ke[c], pc = p[c], qc = q[c], rc = r[c], uc = u[c];
-                            dp[c] += w * qc * rc * uc;
-                            dq[c] += w * pc * rc * uc;
-                            dr[c] += w * pc * qc * uc;
-                            du[c] += w * pc * qc * rc;
-                        }
-                        if (dke) CHANNELS dke[c] += ge[c] * p[c] * (q[c] * r[c] * u[c]);
-                }
-            }
-            store(d, dx, s.degrees_in, atom, C);
-        }
-    }
-}
+template <typename T> struct First {
+    const Shape& s;
+    int64_t atom;
+    const T* k;
+    T *const *in, *const *grads, *const *dx;
+    T* dk;  // of this thread and element, or null
 
-// S = <ax, dE/dx> + <ak, dE/dk> (ak may be null), E = <g, B>: its gradients by g, x and k (of each thread, or null).
-template <typename T, int FIXED>
-void second(const Shape& s, const T* k, T* const* in, const T* ak, T* const* along, T* const* grads, T* const* dg,
-            T* const* dx, T* const* dk) {
-    const int64_t C = FIXED ? FIXED : s.channels;
-#pragma omp parallel num_threads(s.threads)
-    {
-        std::vector<T> room((3 * s.n_in + 2 * s.n_out) * C + C);
-        T *x = room.data(), *a = x + s.n_in * C, *d = a + s.n_in * C, *g = d + s.n_in * C, *b = g + s.n_out * C;
-        T* none = b + s.n_out * C;
-        std::memset(none, 0, sizeof(T) * C);
-        const int64_t mine = thread();
-#pragma omp for schedule(static)
-        for (int64_t atom = 0; atom < s.n_atoms; ++atom) {
-            load(x, in, s.degrees_in, atom, C);
-            load(a, along, s.degrees_in, atom, C);
-            load(g, grads, s.degrees_out, atom, C);
-            std::memset(d, 0, sizeof(T) * s.n_in * C);
-            std::memset(b, 0, sizeof(T) * s.n_out * C);
-            const int64_t first = s.species[atom] * s.n_entries * C;
-            for (int64_t e = 0; e < s.n_entries; ++e) {
-                const Entry& one = s.entries[e];
-                const int64_t F[4] = {one.factor[0] * C, one.factor[1] * C, one.factor[2] * C, one.factor[3] * C};
-                const T *ke = k + first + e * C, *ake = ak ? ak + first + e * C : none, *ge = g + one.out * C;
-                const T *p = x + F[0], *q = x + F[1], *r = x + F[2], *u = x + F[3];
-                const T *ap = a + F[0], *aq = a + F[1], *ar = a + F[2], *au = a + F[3];
-                T *dp = d + F[0], *dq = d + F[1], *dr = d + F[2], *du = d + F[3], *to = b + one.out * C;
-                T* dke = dk ? dk[mine] + first + e * C : nullptr;
-                switch (one.n) {
-                    case 1:
-                        CHANNELS {
-                            to[c] += ke[c] * ap[c] + ake[c] * p[c];
-                            dp[c] += ge[c] * ake[c];
-                        }
-                        if (dke) CHANNELS dke[c] += ge[c] * ap[c];
-                        break;
-                    case 2:
-                        CHANNELS {
-                            const T w = ge[c] * ke[c], v = ge[c] * ake[c];
-                            const T pc = p[c], qc = q[c], pa = ap[c], qa = aq[c];
-                            to[c] += ke[c] * (pa * qc + pc * qa) + ake[c] * pc * qc;
-                            dp[c] += w * qa + v * qc;
-                            dq[c] += w * pa + v * pc;
-                        }
-                        if (dke) CHANNELS dke[c] += ge[c] * (ap[c] * q[c] + p[c] * aq[c]);
-                        break;
-                    case 3:
-                        CHANNELS {
-                            const T w = ge[c] * ke[c], v = ge[c] * ake[c];
-                            const T pc = p[c], qc = q[c], rc = r[c], pa = ap[c], qa = aq[c], ra = ar[c];
-                            const T pq = pc * qc, apq = pa * qc + pc * qa;
-                            to[c] += ke[c] * (apq * rc + pq * ra) + ake[c] * pq * rc;
-                            dp[c] += w * (qa * rc + qc * ra) + v * qc * rc;
-                            dq[c] += w * (pa * rc + pc * ra) + v * pc * rc;
-                            dr[c] += w * apq + v * pq;
-                        }
-                        if (dke) CHANNELS dke[c] += ge[c] * ((ap[c] * q[c] + p[c] * aq[c]) * r[c] + p[c] * q[c] * ar[c]);
-                        break;
-                    default:
-                        CHANNELS {
-                            const T w = ge[c] * ke[c], v = ge[c] * ake[c];
-                            const T pc = p[c], qc = q[c], rc = r[c], uc = u[c];
-                            const T pa = ap[c], qa = aq[c], ra = ar[c], ua = au[c];
-                            const T pq = pc * qc, apq = pa * qc + pc * qa, ru = rc * uc, aru = ra * uc + rc * ua;
-                            to[c] += ke[c] * (apq * ru + pq * aru) + ake[c] * pq * ru;
-                            dp[c] += w * (qa * ru + qc * aru) + v * qc * ru;
-                            dq[c] += w * (pa * ru + pc * aru) + v * pc * ru;
-                            dr[c] += w * (apq * uc + pq * ua) + v * pq * uc;
-                            du[c] += w * (apq * rc + pq * ra) + v * pq * rc;
-                        }
-                        if (dke)
-                            CHANNELS {
-                                const T pq = p[c] * q[c], apq = ap[c] * q[c] + p[c] * aq[c];
-                                dke[c] += ge[c] * (apq * r[c] * u[c] + pq * (ar[c] * u[c] + r[c] * au[c]));
-                            }
-                }
+    template <typename V> void run(int64_t c) const {
+        const int64_t C = s.channels;
+        V x[MOST], d[MOST], g[MOST];
+        load<V, T>(x, in, s.degrees_in, atom, C, c);
+        load<V, T>(g, grads, s.degrees_out, atom, C, c);
+        x[s.n_in] = V{} + 1;
+        for (int64_t i = 0; i <= s.n_in; ++i) d[i] = V{};
+        for (int64_t n = 0, e = 0; n < s.n_groups; ++n) {
+            const Group& one = s.groups[n];
+            const V p = x[one.p], q = x[one.q], r = x[one.s], product = p * q * r;
+            V sum = V{};
+            for (; e < one.end; ++e) {
+                const V from = g[s.terms[e].out], w = from * at<V>(k + e * C + c), last = x[s.terms[e].r];
+                d[s.terms[e].r] += w * product;
+                sum += w * last;
+                if (dk) at<V>(dk + e * C + c) += from * product * last;
             }
-            store(d, dx, s.degrees_in, atom, C);
-            store(b, dg, s.degrees_out, atom, C);
+            d[one.p] += sum * q * r;
+            d[one.q] += sum * p * r;
+            d[one.s] += sum * p * q;
         }
+        store<V, T>(d, dx, s.degrees_in, atom, C, c);
     }
-}
+};
+
+// S = <ax, dE/dx> + <ak, dE/dk>, E = <g, B>: its gradients by g (dg), x and k. ak may be null.
+template <typename T> struct Second {
+    const Shape& s;
+    int64_t atom;
+    const T *k, *ak;
+    T *const *in, *const *along, *const *grads, *const *dg, *const *dx;
+    T* dk;
+
+    template <typename V> void run(int64_t c) const {
+        const int64_t C = s.channels;
+        V x[MOST], a[MOST], d[MOST], g[MOST], b[MOST];
+        load<V, T>(x, in, s.degrees_in, atom, C, c);
+        load<V, T>(a, along, s.degrees_in, atom, C, c);
+        load<V, T>(g, grads, s.degrees_out, atom, C, c);
+        x[s.n_in] = V{} + 1;
+        a[s.n_in] = V{};
+        for (int64_t i = 0; i <= s.n_in; ++i) d[i] = V{};
+        for (int64_t o = 0; o < s.n_out; ++o) b[o] = V{};
+        for (int64_t n = 0, e = 0; n < s.n_groups; ++n) {
+            const Group& one = s.groups[n];
+            const V p = x[one.p], q = x[one.q], r = x[one.s], ap = a[one.p], aq = a[one.q], ar = a[one.s];
+            const V qr = q * r, aqr = aq * r + q * ar, product = p * qr, change = ap * qr + p * aqr;
+            V sum = V{}, asum = V{};  // what multiplies the change of the product, and the product
+            for (; e < one.end; ++e) {
+                const int64_t last = s.terms[e].r, out = s.terms[e].out;
+                const V from = g[out], ke = at<V>(k + e * C + c), w = from * ke, y = x[last], ay = a[last];
+                const V moved = change * y + product * ay;
+                b[out] += ke * moved;
+                d[last] += w * change;
+                sum += w * y;
+                asum += w * ay;
+                if (ak) {
+                    const V ake = at<V>(ak + e * C + c), v = from * ake;
+                    b[out] += ake * product * y;
+                    d[last] += v * product;
+                    asum += v * y;
+                }
+                if (dk) at<V>(dk + e * C + c) += from * moved;
+            }
+            d[one.p] += sum * aqr + asum * qr;
+            d[one.q] += sum * (ap * r + p * ar) + asum * p * r;
+            d[one.s] += sum * (ap * q + p * aq) + asum * p * q;
+        }
+        store<V, T>(d, dx, s.degrees_in, atom, C, c);
+        store<V, T>(b, dg, s.degrees_out, atom, C, c);
+    }
+};
 
 }  // namespace
 
-#define BY_CHANNELS(kernel, T, ...)                       \
-    switch (s->channels) {                                \
-        case 16: kernel<T, 16>(__VA_ARGS__); break;       \
-        case 32: kernel<T, 32>(__VA_ARGS__); break;       \
-        case 64: kernel<T, 64>(__VA_ARGS__); break;       \
-        case 128: kernel<T, 128>(__VA_ARGS__); break;     \
-        default: kernel<T, 0>(__VA_ARGS__);               \
-    }
+#define ATOMS _Pragma("omp parallel for schedule(static) num_threads(s->threads)") \
+    for (int64_t atom = 0; atom < s->n_atoms; ++atom)
+#define OF(k) ((k) ? (k) + s->species[atom] * s->n_terms * s->channels : nullptr)
 
 #define EXPORT(T, name)                                                                                               \
     extern "C" void forward_##name(const Shape* s, const T* k, T* const* in, T* const* out) {                         \
-        BY_CHANNELS(forward, T, *s, k, in, out)                                                                       \
+        ATOMS by_channels<T>(s->channels, Values<T>{*s, atom, OF(k), in, out});                                       \
     }                                                                                                                 \
     extern "C" void backward_##name(const Shape* s, const T* k, T* const* in, T* const* grads, T* const* dx,          \
                                     T* const* dk) {                                                                   \
-        BY_CHANNELS(backward, T, *s, k, in, grads, dx, dk)                                                            \
+        ATOMS by_channels<T>(s->channels,                                                                             \
+                             First<T>{*s, atom, OF(k), in, grads, dx, dk ? OF(dk[thread()]) : nullptr});              \
     }                                                                                                                 \
     extern "C" void second_##name(const Shape* s, const T* k, T* const* in, const T* ak, T* const* along,             \
                                   T* const* grads, T* const* dg, T* const* dx, T* const* dk) {                        \
-        BY_CHANNELS(second, T, *s, k, in, ak, along, grads, dg, dx, dk)                                               \
+        ATOMS by_channels<T>(s->channels, Second<T>{*s, atom, OF(k), OF(ak), in, along, grads, dg, dx,                \
+                                                    dk ? OF(dk[thread()]) : nullptr});                                \
     }
 
 EXPORT(float, f32)
