@@ -32,7 +32,7 @@ def epochs(state):
     return [line for line in state.journal.lines if line["event"] == "epoch"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "soap"])
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free", "muon", "soap"])
 def test_it_learns_and_leaves_no_global_state(toynet, molecules, optimizer):
     st = state(toynet, molecules(40), molecules(8, 1))
     before = torch.get_rng_state(), torch.get_default_dtype()

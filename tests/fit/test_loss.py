@@ -92,7 +92,7 @@ def test_norm_by_hand_does_not_depend_on_orientation():
     assert abs(float(huber(turned)[0]) - float(huber(Residuals(energy, forces, virial))[0])) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["mse", "huber", "norm"])
+@pytest.mark.parametrize("kind", ["mse", "huber", "conditional_huber", "norm"])
 def test_gradient_at_zero_error_is_finite(kind):
     forces = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     total, _ = Loss(kind=kind)(Residuals(None, forces, None))
@@ -119,3 +119,35 @@ def test_batches_do_not_mix_structures(toynet, molecules):
         assert torch.equal(f, forces[0])
     moved = build(data[0].replace(positions=data[0].positions * 1.01), potential.cutoff)  # control
     assert not torch.equal(predict(potential, moved).forces, forces[0])
+
+
+def test_conditional_huber_by_hand():
+    """Witness: torch's Huber loss of each group of atoms with its delta; a threshold belongs to the next group."""
+    norms = torch.tensor([3.0, 99.9, 100.0, 199.0, 200.0, 299.0, 300.0, 5000.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    errors = 0.05 * torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    delta, unit = 0.02, 2.0
+    groups = [1.0, 1.0, 0.7, 0.7, 0.4, 0.4, 0.1, 0.1]
+    each = [
+        torch.nn.functional.huber_loss(e / unit, torch.zeros(3, dtype=torch.float64), delta=delta * g)
+        for e, g in zip(errors, groups, strict=True)
+    ]
+    loss = Loss(kind="conditional_huber", delta=delta, unit=unit)
+    total, _ = loss(Residuals(None, errors, None, forces_label=norms))
+    assert float(total) == pytest.approx(float(torch.stack(each).mean()), rel=1e-13)
+    plain, _ = Loss(kind="huber", delta=delta, unit=unit)(Residuals(None, errors, None))
+    small, _ = loss(Residuals(None, errors, None, forces_label=torch.ones_like(norms)))
+    assert float(small) == pytest.approx(float(plain), rel=1e-13)
+    assert abs(float(total) - float(plain)) > 0.1 * float(plain)  # control
+    energies, _ = loss(Residuals(errors[:, 0], None, None))
+    assert float(energies) == pytest.approx(
+        float(Loss(kind="huber", delta=delta, unit=unit)(Residuals(errors[:, 0], None, None))[0]), rel=1e-13
+    )
+
+
+def test_labels_of_forces_go_with_their_errors():
+    """Of the atoms that have labels, in their order; the same with members, each atom's once for each of them."""
+    _, graph, labels, made = made_and_labels()
+    found = residuals(made, labels, graph)
+    assert torch.equal(found.forces_label, labels.forces[labels.has_forces].norm(dim=1))
+    assert len(found.forces_label) == len(found.forces)

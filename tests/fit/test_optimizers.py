@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from epot.fit import checkpoint, optimizers
-from epot.fit.optimizers import Muon, Soap, make, orthogonalize, split
+from epot.fit.optimizers import Muon, ScheduleFree, Soap, make, orthogonalize, split
 
 
 def random(*shape, seed=0):
@@ -105,7 +105,7 @@ def test_optimizers_minimize(kind):
     assert losses[-1] < losses[50]
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon", "soap"])
+@pytest.mark.parametrize("name", ["adamw", "schedule_free", "muon", "soap"])
 def test_state_survives_a_checkpoint(name, tmp_path):
     def steps(optimizer, module, first, n):
         for k in range(first, first + n):
@@ -152,3 +152,52 @@ def test_only_matrices_decay(toynet):
     for name in optimizers.RATES:
         decay = {g["weight_decay"] for g in make(name, potential, 1e-3, 0.1).param_groups if len(g["params"]) > 1}
         assert decay == {0.0}
+
+
+def test_schedule_free_by_its_equations():
+    """Witness: equations 3 to 5 of arXiv:2405.15682 with Adam's scale, number by number, with a rate that rises."""
+    b1, b2, eps, decay = 0.9, 0.98, 1e-8, 0.1
+    p = torch.nn.Parameter(random(7))
+    z, x, v, total = p.detach().clone(), p.detach().clone(), torch.zeros(7, dtype=torch.float64), 0.0
+    optimizer = ScheduleFree([{"params": [p], "weight_decay": decay}], lr=0.0)
+    for k, rate in enumerate([0.0, 0.01, 0.02, 0.03, 0.03, 0.015]):
+        y = (1 - b1) * z + b1 * x
+        torch.testing.assert_close(p.detach(), y, rtol=0, atol=1e-14)
+        grad = random(7, seed=10 + k)
+        v = b2 * v + (1 - b2) * grad**2
+        z = z - rate * (grad / ((v / (1 - b2 ** (k + 1))).sqrt() + eps) + decay * y)
+        highest = min(0.03, 0.01 * k)
+        total += highest**2
+        c = highest**2 / total if total else 0.0
+        x = (1 - c) * x + c * z
+        p.grad, optimizer.param_groups[0]["lr"] = grad.clone(), rate
+        optimizer.step()
+        torch.testing.assert_close(optimizer.averages([p])[0], x, rtol=0, atol=1e-14)
+    assert (p.detach() - x).abs().max() > 1e-4  # what is trained is not what is kept
+
+
+def test_schedule_free_is_a_plain_mean_at_a_constant_rate():
+    """Closed form: x is the mean of all z; with b1 = 0 gradients are taken at z, and z is RMSprop's path."""
+    p = torch.nn.Parameter(random(5))
+    optimizer = ScheduleFree([{"params": [p]}], lr=0.02, betas=(0.0, 0.98))
+    path = []
+    for k in range(9):
+        p.grad = random(5, seed=30 + k)
+        optimizer.step()
+        path.append(optimizer.state[p]["z"].clone())
+        assert torch.equal(p.detach(), path[-1])
+    torch.testing.assert_close(optimizer.averages([p])[0], torch.stack(path).mean(0), rtol=1e-13, atol=0)
+    idle = torch.nn.Parameter(random(2))
+    assert torch.equal(optimizer.averages([idle])[0], idle)
+
+
+def test_schedule_free_keeps_better_weights_than_it_is_at():
+    """On a least-squares problem with noise in its gradients; and the control, that the last weights are worse."""
+    target, noise = random(20), torch.Generator().manual_seed(5)
+    p = torch.nn.Parameter(torch.zeros(20, dtype=torch.float64))
+    optimizer = ScheduleFree([{"params": [p]}], lr=0.05)
+    for _ in range(400):
+        p.grad = p.detach() - target + 2.0 * torch.randn(20, generator=noise, dtype=torch.float64)
+        optimizer.step()
+    errors = [float((w - target).norm()) for w in (optimizer.averages([p])[0], optimizer.state[p]["z"])]
+    assert errors[0] < 0.6 * errors[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,10 +33,10 @@ class Average:
         return min((1.0 + step) / (10.0 + step), decay)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the current weights."""
+    def update(self, weights: Sequence[Tensor] | None = None) -> None:
+        """Take in the current weights, or those of an optimizer that has better ones."""
         d = self.weight(self.steps, self.decay)
-        now = [p.detach() for p in self.parameters.values()]
+        now = [p.detach() for p in self.parameters.values()] if weights is None else list(weights)
         torch._foreach_lerp_(list(self.values.values()), now, 1.0 - d)
         self.steps += 1
 

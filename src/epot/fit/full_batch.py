@@ -1,7 +1,9 @@
-"""Full-batch L-BFGS: for potentials of few parameters, whose minimum can be found to rounding."""
+"""Full-batch L-BFGS: for potentials of few parameters, whose minimum can be found to rounding; and after a descent."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 ITERATIONS = 1000
 MEMORY = 30
 """Pairs of steps and gradients from which the curvature is made."""
+POLISH_MEMORY = 10
+"""The same for networks."""
+EVERY = 10
+"""Iterations of a polish between looks at the validation score."""
 FACTOR = 1e6
 """The loss times this is minimized: scipy compares its changes with 1."""
 
@@ -43,20 +49,22 @@ class Problem:
         stage, state: settings and fit.
         train: labeled graphs.
         loss: with its unit.
-        shifted: atomic numbers whose energies are fitted too.
+        shifts: whether energies per element may be fitted too.
+        shifted: atomic numbers whose energies are.
     """
 
     stage: Descend
     state: FitState
     train: Samples
     loss: Loss
+    shifts: bool = True
     shifted: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.potential = self.state.potential.to(self.state.device).train()
         self.parameters = [p for p in self.potential.parameters() if p.requires_grad]
         offsets, facts = offsets_of(self.potential), self.state.about.get("fit", {}).get("offsets", {})
-        if offsets is not None and facts.get("method") == "regression":
+        if self.shifts and offsets is not None and facts.get("method") == "regression":
             self.shifted = sorted(set(self.state.train.elements))
         self.counts = {"energy": 0, "forces": 0, "virial": 0}
         for _, labels in self._batches():
@@ -139,8 +147,10 @@ class Problem:
         """Share of the loss: means over all labels, not over those of the batch."""
         weights = {"energy": self.loss.energy, "forces": self.loss.forces, "virial": self.loss.stress}
         parts = [
-            weights[name] * self.loss.penalty(error / self.loss.unit) * (len(error) / self.counts[name])
-            for name, error in found._asdict().items()
+            weights[name]
+            * self.loss.penalty(error / self.loss.unit, found.forces_label if name == "forces" else None)
+            * (len(error) / self.counts[name])
+            for name, error in zip(weights, found[:3], strict=True)
             if error is not None and weights[name] > 0 and len(error)
         ]
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
@@ -177,3 +187,59 @@ def descend(stage: Descend, state: FitState, train: Samples, valid: Samples | No
         errors = metrics.evaluate(state.potential, in_order(valid, 4 * stage.batch_atoms), state.device)
         facts |= {f"valid_{k}": v for k, v in errors.items()} | {"score": metrics.score(errors, scales)}
     state.journal.write("descended", **facts)
+
+
+def polish(stage: Descend, state: FitState, train: Samples, valid: Samples | None, loss: Loss, scales: Any) -> None:
+    """Go on from where a descent ended, on all training structures at once and in float64; keep what validates best.
+
+    The loss is that of the descent's end (energies with the weight to which they have grown). Without validation
+    structures the last weights are kept. An interrupted polish starts again.
+    """
+    began = time.monotonic()
+    exact = dataclasses.replace(state, potential=copy.deepcopy(state.potential).double())
+    loss = dataclasses.replace(loss, energy=loss.energy * stage.energy_growth)
+    problem = Problem(stage, exact, train, loss, shifts=False)
+
+    best = first = problem.start()
+    seen: dict[int, float] = {}  # scores by iteration
+
+    def look(iteration: int, x: np.ndarray) -> None:
+        nonlocal best
+        if iteration in seen:
+            return
+        problem.put(x)
+        score = -float(iteration)  # without validation structures the last weights are the best
+        if valid is not None:
+            batches = in_order(valid, 4 * stage.batch_atoms)
+            score = metrics.score(metrics.evaluate(problem.potential.eval(), batches, state.device), scales)
+            problem.potential.train()
+        if score < min(seen.values(), default=math.inf):
+            best = x.copy()
+        seen[iteration] = score
+
+    look(0, first)
+    with bar("Polishing", stage.polish) as shown:
+        done = 0
+
+        def told(intermediate_result: Any) -> None:
+            nonlocal done
+            done += 1
+            shown.advance(1)
+            shown.note(f"loss {intermediate_result.fun / FACTOR:.6g}")
+            if done % EVERY == 0:
+                look(done, intermediate_result.x)
+            if stage.polish_time is not None and time.monotonic() - began > stage.polish_time:
+                raise StopIteration
+
+        options = {"maxiter": stage.polish, "maxfun": 3 * stage.polish, "maxcor": POLISH_MEMORY, "ftol": 1e-15}
+        found = minimize(problem, first, jac=True, method="L-BFGS-B", callback=told, options=options)
+    look(done, found.x)
+    problem.put(best)
+    with torch.no_grad():
+        for p, q in zip(state.potential.parameters(), problem.potential.parameters(), strict=True):
+            p.copy_(q)
+    state.potential.eval()
+    facts = {"why": str(found.message), "steps": done, "loss": float(found.fun) / FACTOR}
+    if valid is not None:
+        facts |= {"kept": min(seen, key=seen.__getitem__), "score_before": seen[0], "score": min(seen.values())}
+    state.journal.write("polished", **facts, seconds=round(time.monotonic() - began, 2))

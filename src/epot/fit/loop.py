@@ -86,7 +86,10 @@ class Loop:
         name = stage.optimizer or optimizers.own(self.potential)
         self.rate = stage.learning_rate or optimizers.RATES[name]
         self.optimizer = optimizers.make(name, self.potential, self.rate, stage.weight_decay)
-        self.average = Average(self.parameters, stage.ema)
+        own = self.optimizer if isinstance(self.optimizer, optimizers.ScheduleFree) else None
+        self.averaging = own  # where the optimizer averages, and needs no schedule
+        self.average = Average(self.parameters, 0.0 if own else stage.ema)
+        self.schedule: schedule.Kind = "constant" if own else stage.schedule
         self.best = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.plateau = schedule.Plateau(stage.plateau_patience)
         self.at = Position(journal=len(state.journal.lines))
@@ -115,8 +118,8 @@ class Loop:
     def progress(self, n_batches: int) -> float:
         """Share of the budget that is spent: of epochs, or of seconds where those run out first."""
         spent = (self.at.epoch + self.at.batch / max(n_batches, 1)) / self.stage.budget(n_batches)
-        if self.stage.max_time is not None:
-            spent = max(spent, self.elapsed() / self.stage.max_time)
+        if self.stage.descent_time is not None:
+            spent = max(spent, self.elapsed() / self.stage.descent_time)
         return min(spent, 1.0)
 
     def elapsed(self) -> float:
@@ -146,7 +149,7 @@ class Loop:
             # the sum over a committee: each member moves as it would alone, also where an optimizer knows a length
             share = made.members.energy.shape[1] if self.committee and made.members is not None else 1
             self._descend(
-                total * share if share > 1 else total, schedule.factor(progress, self.stage.schedule, self.stage.warmup)
+                total * share if share > 1 else total, schedule.factor(progress, self.schedule, self.stage.warmup)
             )
         value = float(total.detach())
         for name, part in {"loss": total.detach(), **parts}.items():
@@ -172,7 +175,7 @@ class Loop:
         self.optimizer.step()
         for parameter in leaves:
             parameter.grad = None
-        self.average.update()
+        self.average.update(None if self.averaging is None else self.averaging.averages(leaves))
         self.at.sums["gradient"] = self.at.sums.get("gradient", 0.0) + norm
 
     def _broken(self, value: float) -> str:
@@ -205,7 +208,7 @@ class Loop:
         if improved or self.valid is None:
             self.best = {k: v.clone() for k, v in self.average.values.items()}
             at.best, at.best_epoch = score, at.epoch
-        if self.stage.schedule == "plateau":
+        if self.schedule == "plateau":
             self.plateau.update(score)
         at.epoch, at.batch, at.sums = at.epoch + 1, 0, {}
         facts["seconds"] = round(self.elapsed(), 3)
@@ -217,7 +220,7 @@ class Loop:
         at, stage = self.at, self.stage
         if at.epoch >= stage.budget(n_batches):
             return "all epochs are done"
-        if stage.max_time is not None and self.elapsed() >= stage.max_time:
+        if stage.descent_time is not None and self.elapsed() >= stage.descent_time:
             return "its time is up"
         if stage.patience is not None and self.valid is not None and at.epoch - 1 - at.best_epoch >= stage.patience:
             return f"the validation score has not improved for {stage.patience} epochs"

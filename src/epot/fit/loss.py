@@ -12,7 +12,10 @@ from ..geometry.graph import Graph
 from ..predict import Prediction
 from ..typing import Bool, Float, Tensor
 
-Kind = Literal["mse", "huber", "norm", "logcosh", "logcosh_norm", "nll"]
+Kind = Literal["mse", "huber", "conditional_huber", "norm", "logcosh", "logcosh_norm", "nll"]
+STEPS = ((100.0, 1.0), (200.0, 0.7), (300.0, 0.4), (math.inf, 0.1))
+"""Of a conditional Huber loss: up to which labeled force, eV/Å, delta is multiplied by what (MACE-MP-0,
+https://arxiv.org/abs/2401.00096)."""
 LEAST = 1e-8
 """Of a variance in units of the errors' square: a smaller one would make the likelihood of an exact fit infinite."""
 
@@ -62,6 +65,7 @@ class Residuals(NamedTuple):
         forces: eV/Å, ``(labeled_atoms, 3)``.
         virial: eV per atom, stress times volume over number of atoms, ``(stressed_structures, 3, 3)``. It has the
             unit of the energy and, unlike the stress, does not depend on how much vacuum a cell holds.
+        forces_label: eV/Å, norms of the labeled forces, ``(labeled_atoms,)``.
         energy_variance, forces_variance: what the potential expects the squares of the first two to be, of each energy
             and of each component of a force, ``(labeled_structures,)`` and ``(labeled_atoms,)``; None where it does
             not say.
@@ -72,6 +76,7 @@ class Residuals(NamedTuple):
     virial: Float[Tensor, "stressed_structures 3 3"] | None
     energy_variance: Float[Tensor, " labeled_structures"] | None = None
     forces_variance: Float[Tensor, " labeled_atoms"] | None = None
+    forces_label: Float[Tensor, " labeled_atoms"] | None = None
 
 
 def residuals(made: Prediction, labels: Labels, graph: Graph) -> Residuals:
@@ -86,6 +91,8 @@ def residuals(made: Prediction, labels: Labels, graph: Graph) -> Residuals:
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
         virial = ((-made.virial.double() - labels.stress * volume) / n[:, None, None])[labels.has_stress]
     found = Residuals(energy, forces, virial)
+    if forces is not None:
+        found = found._replace(forces_label=torch.linalg.vector_norm(labels.forces, dim=1)[labels.has_forces])
     if made.variance is None or made.variance.energy.dim() > 1:
         return found
     return _expected(
@@ -123,6 +130,9 @@ def member_residuals(
         pull = labels.stress * torch.linalg.det(graph.cell).abs()[:, None, None]
         virial = ((-members.virial.double().movedim(-1, 1) - pull[:, None]) / n[..., None, None])[has_stress]
     found = Residuals(energy, forces, virial)
+    if forces is not None:
+        norms = torch.linalg.vector_norm(labels.forces, dim=1)
+        found = found._replace(forces_label=norms[:, None].expand_as(has_forces)[has_forces])
     if made.variance is None:
         return found
     expected = made.variance.energy.expand(-1, m) if made.variance.energy.dim() == 2 else made.variance.energy[:, None]
@@ -148,11 +158,12 @@ class Loss:
 
     Args:
         energy, forces, stress: weights; 0 switches a term off.
-        kind: ``"mse"``: squares; ``"huber"``: squares up to ``delta``, straight beyond; ``"norm"``: absolute values
-            of energies and Euclidean norms of each atom's force vector and each virial (over 3), which do not depend
-            on the orientation (GemNet, https://arxiv.org/abs/2106.08903, section 5); ``"logcosh"``: ``d ln cosh(x /
-            d)``, d = ``delta``, a smooth Huber loss (NeuralIL, doi:10.1021/acs.jcim.1c01380: forces alone, d = 0.1
-            eV/Å); ``"logcosh_norm"``: the same of norms; ``"nll"``: see :meth:`likelihood`.
+        kind: ``"mse"``: squares; ``"huber"``: squares up to ``delta``, straight beyond; ``"conditional_huber"``: the
+            same, with a smaller delta where a labeled force is above 100 eV/Å (:data:`STEPS`); ``"norm"``: absolute
+            values of energies and Euclidean norms of each atom's force vector and each virial (over 3), which do not
+            depend on the orientation (GemNet, https://arxiv.org/abs/2106.08903, section 5); ``"logcosh"``:
+            ``d ln cosh(x / d)``, d = ``delta``, a smooth Huber loss (NeuralIL, doi:10.1021/acs.jcim.1c01380: forces
+            alone, d = 0.1 eV/Å); ``"logcosh_norm"``: the same of norms; ``"nll"``: see :meth:`likelihood`.
         delta: of the Huber loss and of the logarithms, in units of ``unit``.
         unit: eV (and eV/Å).
     """
@@ -176,7 +187,7 @@ class Loss:
             parts = {k: weights[k] * v for k, v in self.likelihood(found).items() if weights[k] > 0}
         else:
             parts = {
-                name: weights[name] * self.penalty(error / self.unit)
+                name: weights[name] * self.penalty(error / self.unit, found.forces_label if name == "forces" else None)
                 for name, error in zip(weights, found[:3], strict=True)
                 if error is not None and weights[name] > 0
             }
@@ -185,11 +196,20 @@ class Loss:
         total = torch.stack(list(parts.values())).sum()
         return total, {name: part.detach() for name, part in parts.items()}
 
-    def penalty(self, error: Tensor) -> Tensor:
-        """``<f(error)>``: the mean over components, or for ``"norm"`` over vectors and matrices."""
+    def penalty(self, error: Tensor, label: Float[Tensor, " atoms"] | None = None) -> Tensor:
+        """``<f(error)>``: the mean over components, or for ``"norm"`` over vectors and matrices.
+
+        Args:
+            error: in units of ``unit``.
+            label: of forces, the norms that they should have, eV/Å; ``"conditional_huber"`` looks at them.
+        """
         if self.kind == "mse":
             return error.square().mean()
-        if self.kind == "huber":
+        if self.kind == "conditional_huber" and label is not None:
+            delta = (self.delta * conditional(label)).unsqueeze(-1)
+            size = error.abs()
+            return torch.where(size < delta, 0.5 * error.square(), delta * (size - 0.5 * delta)).mean()
+        if self.kind in ("huber", "conditional_huber"):
             return torch.nn.functional.huber_loss(error, torch.zeros_like(error), delta=self.delta)
         if self.kind == "logcosh":
             return self.delta * log_cosh(error / self.delta).mean()
@@ -227,6 +247,13 @@ class Loss:
         if found.virial is not None:
             parts["virial"] = torch.linalg.vector_norm(found.virial.flatten(1) / self.unit, dim=1).mean() / 3.0
         return parts
+
+
+def conditional(norms: Float[Tensor, " atoms"]) -> Float[Tensor, " atoms"]:
+    """Factors of delta for forces of these norms (eV/Å): :data:`STEPS`."""
+    table = torch.tensor(STEPS, dtype=norms.dtype, device=norms.device)
+    step = torch.bucketize(norms, table[:, 0].contiguous(), right=True).clamp(max=len(STEPS) - 1)
+    return table[:, 1].index_select(0, step)
 
 
 def log_cosh(x: Tensor) -> Tensor:

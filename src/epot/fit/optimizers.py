@@ -1,4 +1,7 @@
-"""Optimizers: AdamW, Muon for matrices with AdamW for the rest, and SOAP; and which weights may decay."""
+"""Optimizers: AdamW, the same without a schedule, Muon for matrices with AdamW for the rest, and SOAP.
+
+Also which weights may decay.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from torch import nn
 
 from ..typing import Tensor
 
-Name = Literal["adamw", "muon", "soap", "lbfgs"]
+Name = Literal["adamw", "schedule_free", "muon", "soap", "lbfgs"]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
-RATES: dict[str, float] = {"adamw": 3e-3, "muon": 4e-3, "soap": 3e-3}
+RATES: dict[str, float] = {"adamw": 3e-3, "schedule_free": 1e-2, "muon": 4e-3, "soap": 3e-3}
 
 
 def own(potential: nn.Module) -> Name:
@@ -30,7 +33,7 @@ def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> to
     """The optimizer of a potential's trainable parameters.
 
     Args:
-        name: ``"adamw"``, ``"muon"`` or ``"soap"`` (L-BFGS is in :mod:`epot.fit.full_batch`).
+        name: ``"adamw"``, ``"schedule_free"``, ``"muon"`` or ``"soap"`` (L-BFGS is in :mod:`epot.fit.full_batch`).
         potential: only parameters that require a gradient are taken.
         lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all.
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
@@ -46,6 +49,8 @@ def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> to
     groups = [g for g in groups if g["params"]]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=True)
+    if name == "schedule_free":
+        return ScheduleFree(groups, lr=lr)
     return (Muon if name == "muon" else Soap)(groups, lr=lr)
 
 
@@ -224,6 +229,73 @@ class Soap(_MatrixOptimizer):
                 state[side].lerp_(gram, 1 - beta2)
         if steps % self.every == 0:
             _refresh(state)
+
+
+class ScheduleFree(torch.optim.Optimizer):
+    """AdamW that averages its iterates in place of a schedule (Defazio et al. 2024, https://arxiv.org/abs/2405.15682).
+
+    Gradients are taken at ``y = (1 - b1) z + b1 x`` (their Eqs. 3 to 5), which is what the parameters hold:
+
+        z <- z - lr (g / (sqrt(v / (1 - b2^t)) + eps) + weight_decay y),    x <- (1 - c) x + c z,
+
+    v the running mean of g^2, and c the share of the highest rate so far, squared, in the sum of such squares over the
+    steps. x is what to evaluate and to keep: :meth:`averages`. Of the rate only a warm-up is wanted.
+
+    Args:
+        groups: with ``weight_decay`` of each.
+        lr: learning rate.
+        betas: b1, how far gradients are taken from x, and b2, of v.
+        eps: of AdamW.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "matrix": False})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update from the gradients that are there."""
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                if not self.state[p]:
+                    begin = {"z": p.detach().clone(), "x": p.detach().clone(), "square": torch.zeros_like(p)}
+                    self.state[p].update(begin, steps=0, rate=0.0, sum=0.0)
+            alike: dict[int, list[Tensor]] = {}
+            for p in (p for p in group["params"] if p.grad is not None):
+                alike.setdefault(self.state[p]["steps"], []).append(p)
+            for parameters in alike.values():
+                self._update(parameters, group)
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Of parameters with one history of rates."""
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        first = self.state[parameters[0]]
+        steps, rate = first["steps"] + 1, max(first["rate"], lr)
+        total = first["sum"] + rate**2
+        share = rate**2 / total if total > 0 else 0.0
+        z, x, squares = ([self.state[p][k] for p in parameters] for k in ("z", "x", "square"))
+        grads = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        scale = torch._foreach_sqrt(squares)
+        torch._foreach_div_(scale, math.sqrt(1 - beta2**steps))
+        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_addcdiv_(z, grads, scale, -lr)
+        if group["weight_decay"]:
+            torch._foreach_add_(z, parameters, alpha=-lr * group["weight_decay"])
+        torch._foreach_lerp_(x, z, share)
+        torch._foreach_copy_(parameters, torch._foreach_lerp(z, x, beta1))
+        for p in parameters:
+            self.state[p].update(steps=steps, rate=rate, sum=total)
+
+    def averages(self, parameters: Iterable[Tensor]) -> list[Tensor]:
+        """X of each; of one that never had a gradient itself."""
+        return [self.state[p]["x"] if self.state.get(p) else p.detach() for p in parameters]
 
 
 def _turn(x: Tensor, state: dict[str, Any], back: bool = False) -> Tensor:

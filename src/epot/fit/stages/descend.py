@@ -25,10 +25,15 @@ from ..schedule import Kind as ScheduleKind
 from .offsets import baseline, spreads
 
 TARGETS = ("energy", "forces", "stress")
+POLISHED = 0.2
+"""Share of ``max_time`` that is kept for a polish."""
 
 
 class Descend(Stage):
     """Fits every trainable parameter by gradient descent; keeps the averaged weights of the best epoch.
+
+    What a configuration leaves open is what the model says of itself (``SETTINGS`` of
+    :class:`epot.potential.Potential`: ``energy_growth=10`` of MACE and PaiNN), else a default below.
 
     Args:
         epochs: passes over the training structures; None for about 20 000 steps.
@@ -36,18 +41,20 @@ class Descend(Stage):
             numbers depend on the machine's speed).
         batch_atoms: structures are packed into batches of at most so many atoms.
         batch_pairs: and at most so many neighbor pairs; None for no limit.
-        optimizer: ``"muon"``, ``"soap"`` or ``"adamw"`` (``benchmarks/optimizers.py`` compares them), or ``"lbfgs"``
-            for few parameters: on the whole training set at once, up to ``epochs`` (1000) iterations; rates,
-            schedule and averages do not apply. None for the potential's own: L-BFGS for classical forms, else Muon.
+        optimizer: ``"muon"``, ``"soap"``, ``"adamw"`` or ``"schedule_free"`` AdamW, which averages the weights itself
+            (``schedule`` after the warm-up and ``ema`` do not apply; ``benchmarks/ablation.py`` compares them), or
+            ``"lbfgs"`` for few parameters: on the whole training set at once, up to ``epochs`` (1000) iterations;
+            rates, schedule and averages do not apply. None for the potential's own: L-BFGS for classical forms, else
+            Muon.
         learning_rate: at the top of the schedule; None for the optimizer's own.
         weight_decay: decoupled, on matrices only.
         schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
             (halved where the validation score stops improving) or ``"constant"``.
         warmup: share of the budget over which the rate rises.
         plateau_patience: epochs, for ``schedule="plateau"``.
-        loss: ``"norm"``, ``"huber"``, ``"mse"``, ``"logcosh"``, ``"logcosh_norm"`` or ``"nll"``
-            (:class:`epot.fit.loss.Loss`); None for ``"nll"`` where the potential learns variances, else ``"norm"``
-            (``"mse"`` with L-BFGS).
+        loss: ``"norm"``, ``"huber"``, ``"conditional_huber"``, ``"mse"``, ``"logcosh"``, ``"logcosh_norm"`` or
+            ``"nll"`` (:class:`epot.fit.loss.Loss`); None for ``"nll"`` where the potential learns variances, else
+            ``"norm"`` (``"mse"`` with L-BFGS).
         delta: of the Huber loss and of the logarithms, in units of the root mean square force of the training
             structures.
         energy_weight, forces_weight, stress_weight: of the errors of energies per atom, forces, and virials per atom.
@@ -61,6 +68,8 @@ class Descend(Stage):
         memory: GB that cached graphs may take; what does not fit is built anew in each epoch.
         tensorboard: write events for TensorBoard into the run's folder.
         bagging: share of the training structures, drawn at random, that each member of a committee is fitted to.
+        polish: iterations of L-BFGS on all training structures at once, in float64, after the descent; for small data.
+            With ``max_time`` a fifth of it is kept for them.
 
     Raises:
         ConfigError: a value is impossible.
@@ -95,6 +104,7 @@ class Descend(Stage):
         memory: float = 2.0,
         tensorboard: bool = False,
         bagging: float = 1.0,
+        polish: int = 0,
     ) -> None:
         self.epochs, self.max_time, self.batch_atoms, self.batch_pairs = epochs, max_time, batch_atoms, batch_pairs
         self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
@@ -104,7 +114,7 @@ class Descend(Stage):
         self.energy_growth, self.growth_start, self.ema, self.clip = energy_growth, growth_start, ema, clip
         self.patience, self.targets = patience, None if targets is None else list(targets)
         self.checkpoint_every, self.memory, self.tensorboard = checkpoint_every, memory, tensorboard
-        self.bagging = bagging
+        self.bagging, self.polish = bagging, polish
         self._refuse()
 
     def _refuse(self) -> None:
@@ -113,14 +123,26 @@ class Descend(Stage):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"Descend.{name} is {value!r}; it must be above 0.")
-        for name in ("energy_weight", "forces_weight", "stress_weight", "weight_decay", "checkpoint_every"):
+        for name in ("energy_weight", "forces_weight", "stress_weight", "weight_decay", "checkpoint_every", "polish"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"Descend.{name} is {getattr(self, name)!r}; it cannot be negative.")
         if not 0 < self.bagging <= 1:
             raise ConfigError(f"Descend.bagging is {self.bagging!r}; it is a share, above 0 and at most 1.")
+        if self.polish and self.optimizer == "lbfgs":
+            raise ConfigError("Descend.polish follows a descent by gradients; with optimizer=lbfgs give epochs alone.")
         for name in ("warmup", "growth_start", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"Descend.{name} is {getattr(self, name)!r}; it must be at least 0 and below 1.")
+
+    @property
+    def descent_time(self) -> float | None:
+        """Seconds of the descent itself; None where its epochs are given."""
+        return self.max_time if self.max_time is None or not self.polish else (1 - POLISHED) * self.max_time
+
+    @property
+    def polish_time(self) -> float | None:
+        """Seconds of the polish; None for no limit."""
+        return None if self.max_time is None else POLISHED * self.max_time
 
     def budget(self, n_batches: int) -> int:
         """Epochs: as given, or what comes to about 20 000 steps (10 to 1000)."""
@@ -144,6 +166,8 @@ class Descend(Stage):
             )
         if self.bagging < 1 and not is_committee(state.potential):
             raise FitError(f"descend.bagging={self.bagging:g} is for committees; this potential has one member.")
+        if self.polish and (self.loss == "nll" or has_variance(state.potential) or is_committee(state.potential)):
+            raise FitError("descend.polish is for one potential that learns no variances; leave it out.")
         if self.tensorboard:
             _writer_class()
 
@@ -174,7 +198,7 @@ class Descend(Stage):
         if not resumed:
             facts = {"structures": len(loop.train), "cached": loop.train.n_cached, "batches": n_batches}
             state.journal.write("descend", **facts, parameters=sum(p.numel() for p in loop.parameters.values()))
-        total = self.budget(n_batches) if self.max_time is None else self.max_time
+        total = self.budget(n_batches) if self.descent_time is None else self.descent_time
         with bar("Training", total) as shown, self._events(state) as log:
             why = "it was complete" if loop.at.done else self._train(loop, shown, log, total)
         loop.use_best()
@@ -183,6 +207,8 @@ class Descend(Stage):
             best = {"best_epoch": loop.at.best_epoch + 1, "score": loop.at.best}
             state.journal.write("descended", why=why, steps=loop.at.step, **best)
             loop.maybe_save(force=True)
+        if self.polish:
+            full_batch.polish(self, state, *parts)
 
     def _prepare(self, state: FitState) -> tuple[Samples, Samples | None, Loss, dict[str, float]]:
         offsets = offsets_of(state.potential)
@@ -209,7 +235,7 @@ class Descend(Stage):
             batches = loop.batches()
             while loop.at.batch < len(batches):
                 progress = loop.progress(len(batches))
-                if self.max_time is not None and loop.elapsed() >= self.max_time and loop.at.step:
+                if self.descent_time is not None and loop.elapsed() >= self.descent_time and loop.at.step:
                     break
                 value = loop.step(batches[loop.at.batch], progress)
                 shown.advance((progress - spent) * total)
