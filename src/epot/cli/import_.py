@@ -18,9 +18,10 @@ def import_(
 ) -> None:
     """Turn a potential of another code into a model file.
 
-    Reads the folder of an n2p2 network, the XML file of a GAP, the weights of a torchani or a NeuralIL model.
+    Reads the folder of an n2p2 network, the XML file of a GAP, the weights of a torchani or a NeuralIL model, a
+    checkpoint of mace-torch (a published model, say).
 
-    Example: `epot import nnp-data/ --out water.epot`
+    Examples: `epot import nnp-data/ --out water.epot`, `epot import mace-mh-1.model --option head=omat_pbe`
     """
     from .. import interchange
     from ..elements import names
