@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from epot.blocks import contraction_native, symmetric_contraction
+from epot.blocks import symmetric_contraction
 from epot.blocks.coupling import symmetric_couplings
 from epot.blocks.equivariant import wigner_d
 from epot.blocks.symmetric_contraction import SymmetricContraction
@@ -15,12 +15,6 @@ from epot.errors import ConfigError, DataError
 
 KEPT = np.load(Path(__file__).parents[1] / "data_files" / "mace_algebra.npz")
 CASES = sorted({name.rsplit("/", 1)[0] for name in KEPT.files if name.startswith("B/") and name.endswith("features")})
-
-
-@pytest.fixture(autouse=True, params=["compiled", "torch"])
-def _kernels(request, monkeypatch):
-    monkeypatch.setenv("EPOT_NATIVE", "1" if request.param == "compiled" else "0")
-    assert contraction_native.available(torch.zeros(1)) == (request.param == "compiled")
 
 
 def made(n_elements, channels, l_max, l_out, correlation, reduced=False, seed=0):

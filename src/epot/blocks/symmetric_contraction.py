@@ -5,9 +5,8 @@
 in each channel c of its own. The tensors U are never contracted as tensors: see
 :mod:`epot.blocks.contraction_kernels`. For l_max 3, outputs 0 and 1 and order 3, an atom's channel takes 152 products
 and 2800 floating-point operations for B and all its derivatives; a loss on forces takes another three products of the
-same size (:class:`_Gradient`). On a CPU this is done by a compiled kernel (:mod:`epot.blocks.contraction_native`);
-elsewhere and without a compiler by torch, in chunks of channels and atoms that stay in the processor's cache, which
-keep dB/dA for the first derivative.
+same size (:class:`_Gradient`). It is done in chunks of channels and atoms that stay in the processor's cache, which
+keep dB/dA for the first derivative. On a CPU with a compiler :mod:`epot.blocks.sparse_contraction` takes its place.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from ..errors import ConfigError, DataError
 from ..features.engine import wanted
 from ..typing import Float, Tensor
 from . import contraction_kernels as kernels
-from . import contraction_native as compiled
 
 CHUNK = 3500  # atoms times channels: about 8 MB in float32
 ATOMS = 512
@@ -150,7 +148,7 @@ def _chunks(counts: tuple[int, ...], channels: int, device: torch.device) -> Ite
 
 
 class _Contract(torch.autograd.Function):
-    """B; without the compiled kernel keeps dB/dx of each chunk: the first derivative in A is a multiplication."""
+    """B; keeps dB/dx of each chunk, so that the first derivative in A is a multiplication."""
 
     @staticmethod
     def forward(
@@ -214,8 +212,6 @@ def _values(
     features: Tensor, weights: Tensor, counts: tuple[int, ...], t: kernels.Tables, keep: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """B ``(outputs, channels, atoms)`` and, where they are needed again, the derivatives of each chunk."""
-    if compiled.available(features):
-        return compiled.Call(t, counts, features).values(features, weights), []
     x = kernels.homogeneous(features, 1.0)
     out = x.new_empty(x.shape[0], t.rows.shape[0] // t.n_variables, x.shape[2])
     blocks, slopes = kernels.blocks_of(weights, t), []
@@ -238,8 +234,6 @@ def _first(
     which: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients in A and in the coefficients."""
-    if compiled.available(features):
-        return compiled.Call(t, counts, features).first(grad, features, weights, which)
     g = grad.transpose(0, 1)
     x = kernels.homogeneous(features, 1.0)
     d_x = torch.empty_like(x) if which[0] else None
@@ -266,8 +260,6 @@ def _second(
     which: tuple[bool, bool, bool],
 ) -> list[Tensor | None]:
     """Gradients of ``sum along * dB/dA`` in the gradient of B, in A and in the coefficients."""
-    if compiled.available(features):
-        return compiled.Call(t, counts, features).second(along, grad, features, weights, which)
     g = grad.transpose(0, 1)
     x, h = kernels.homogeneous(features, 1.0), kernels.homogeneous(along, 0.0)
     d_g = x.new_empty(g.shape) if which[0] else None
