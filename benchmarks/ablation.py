@@ -1,0 +1,206 @@
+"""What a recipe gains by each of its parts: one change at a time from a base, on 3BPA, at equal wall time.
+
+    OMP_NUM_THREADS=1 python benchmarks/ablation.py --model mace:small --max-time 10m --seeds 3
+    OMP_NUM_THREADS=1 python benchmarks/ablation.py --only ema schedule --max-time 10m --set descend.batch_atoms=135
+    python benchmarks/ablation.py --list
+
+Every run fits to 450 of the 500 structures at 300 K (``train_300K``) for ``--max-time``, the schedule ending with it;
+the other 50 validate. Choose by the validation columns: the last three are of the derived tests at 300, 600 and 1200 K
+and are printed to show what a choice was worth. Energies are RMSE of the molecule in meV, forces RMSE in meV/Å: mean
+and standard deviation over the seeds; ``change`` is the mean of the differences of the validation score from the base,
+seed by seed, in percent, with its standard error. The score is the one by which a fit chooses its best epoch: mean
+absolute errors of energies per atom and of forces, each over the spread of its labels.
+
+Each run has a folder of its own under ``--out`` and goes on there if it was interrupted; what is finished stands in
+``results.jsonl`` and is not run again. Wall time is that of a machine that does nothing else: look at the steps.
+Seeds come first, so that a table of one seed is complete before the second begins.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+os.environ.setdefault("EPOT_PROGRESS", "0")
+DATA = Path(os.environ.get("EPOT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+SUITE = "3bpa"
+BASE = {
+    "descend": {
+        "optimizer": "muon", "weight_decay": 0.02, "schedule": "linear", "warmup": 0.02, "loss": "norm", "delta": 0.01,
+        "energy_growth": 10.0, "ema": 0.999, "batch_atoms": 256, "polish": 0,
+    },
+    "offsets": {"method": "regression"},
+}  # fmt: skip
+MEAN = "mean energy per atom"
+
+
+def descend(**settings):
+    return {"descend": settings}
+
+
+GROUPS = {
+    "ema": {"off": descend(ema=0.0), "0.99": descend(ema=0.99), "0.999": descend(ema=0.999)}
+    | {"0.9999": descend(ema=0.9999)},
+    "schedule": {k: descend(schedule=k) for k in ("linear", "cosine", "plateau", "constant")},
+    "optimizer": {k: descend(optimizer=k) for k in ("muon", "soap", "adamw", "schedule_free")},
+    "rate": {f"{rate:g}": descend(learning_rate=rate) for rate in (2e-3, 4e-3, 8e-3, 1.6e-2)},
+    "decay": {f"{decay:g}": descend(weight_decay=decay) for decay in (0.0, 0.02, 0.1, 0.3)},
+    "batch": {f"{n} molecules": descend(batch_atoms=27 * n) for n in (2, 5, 9, 18)},
+    "growth": {f"{growth:g}": descend(energy_growth=growth) for growth in (1.0, 10.0, 100.0)},
+    "loss": {k: descend(loss=k) for k in ("norm", "mse", "huber", "conditional_huber", "logcosh_norm")},
+    "delta": {f"huber {delta:g}": descend(loss="huber", delta=delta) for delta in (0.01, 0.1)},
+    "offsets": {"by composition": {}, MEAN: {"offsets": {"method": MEAN}}},
+    "radial": {f"{n} functions": {"model": {"n_radial": n}} for n in (8, 16)},
+    "cutoff": {f"p = {p}": {"model": {"cutoff_power": p}} for p in (5, 6)},
+    "couplings": {
+        "reduced": {"model": {"reduced_couplings": True}}, "iterated": {"model": {"reduced_couplings": False}}
+    },
+    "polish": {"none": {}, "L-BFGS": descend(polish=10_000)},
+}  # fmt: skip
+ONLY_MACE = ("radial", "cutoff", "couplings")
+
+
+def seconds(text):
+    from epot.cli.fit import _seconds
+
+    return _seconds(text)
+
+
+def settings_of(args, change):
+    """Model's arguments and stages' settings of a run: the base, what the command line changes of it, the change."""
+    from epot import registry
+    from epot.fit import config
+
+    words = config.override({"model": args.model, **BASE}, args.set)
+    model = registry.expand(words["model"])
+    model = {k: p.default for k, p in registry.parameters(registry.get(model["name"])).items()} | model
+    model = {k: v for k, v in model.items() if k != "elements"} | change.get("model", {})
+    stages = {k: dict(words[k]) | change.get(k, {}) for k in config.STAGES if k in words or k in change}
+    stages["descend"] = {"learning_rate": None, "max_time": seconds(args.max_time)} | stages["descend"]
+    return {"model": model, "stages": json.loads(json.dumps(stages))}
+
+
+def mean_energies(train):
+    """One energy for all elements: the mean of the energies per atom."""
+    from epot.elements import SYMBOLS
+
+    mean = statistics.fmean(s.energy / len(s.numbers) for s in train)
+    return {"method": "given", "values": {SYMBOLS[z]: mean for z in sorted(set(train.elements))}}
+
+
+def run(args, settings, seed, folder):
+    """One fit and its errors, as one line of the results."""
+    from epot.data.readers import read
+    from epot.evaluate import bench
+    from epot.evaluate.errors import evaluate
+    from epot.fit.config import build_potential, build_stages
+    from epot.fit.run import fit
+
+    suite = bench.get(SUITE)
+    train, valid = bench.split(suite, args.data, args.n_train, seed)
+    stages = dict(settings["stages"])
+    if stages.get("offsets", {}).get("method") == MEAN:
+        stages["offsets"] = mean_energies(train)
+    potential = build_potential(settings["model"], sorted(set(train.elements)), seed, [train, valid])
+    plan = build_stages(None, potential, False, stages)
+    began, spent = time.monotonic(), time.process_time()
+    state = fit(potential, train, valid=valid, stages=plan, folder=folder, seed=seed, device=args.device)
+    cost = {"seconds_fit": time.monotonic() - began, "processor_seconds": time.process_time() - spent}
+    sets = {"valid": valid} | {name: read(str(args.data / file)) for name, file in suite.tests.items()}
+    errors = {}
+    for name, data in sets.items():
+        found = evaluate(state.potential, state.about, data, uncertainty=False, device=args.device).all
+        errors[name] = {k: found[k]["rmse"] for k in ("energy", "forces")}
+    epochs = [line for line in state.journal.lines if line["event"] == "epoch"]
+    ended = [line for line in state.journal.lines if line["event"] in ("descended", "polished")]
+    facts = {"steps": epochs[-1]["step"], "epochs": epochs[-1]["epoch"], "score": ended[-1]["score"]}
+    facts |= {"parameters": sum(p.numel() for p in potential.parameters()), "machine": platform.node()}
+    return facts | {k: round(v, 2) for k, v in cost.items()} | {"errors": errors}
+
+
+def plan_of(args):
+    """``{(group, label): settings}``; labels that mean the same settings share their runs."""
+    model = args.model.split(":")[0]
+    groups = args.only or [g for g in GROUPS if g not in ONLY_MACE or model == "mace"]
+    unknown = [g for g in groups if g not in GROUPS]
+    if unknown:
+        raise SystemExit(f"There is no group {', '.join(unknown)}; known: {', '.join(GROUPS)}.")
+    wanted = {("base", ""): settings_of(args, {})}
+    return wanted | {(g, label): settings_of(args, change) for g in groups for label, change in GROUPS[g].items()}
+
+
+def key_of(settings, seed, n_train):
+    return json.dumps({**settings, "seed": seed, "n_train": n_train}, sort_keys=True)
+
+
+def cell(values, digits=1):
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def table(args, plan, results):
+    """Markdown: a row a label."""
+    sets = ("valid", "300K", "600K", "1200K")
+    print(f"\n{args.model}, {args.max_time} a run, RMSE: energy of the molecule, meV / forces, meV/Å\n")
+    print("| | | seeds | steps | change, % | " + " | ".join(sets) + " |\n|" + "---|" * (5 + len(sets)))
+    of = lambda s: [results[k] for seed in range(args.seeds) if (k := key_of(s, seed, args.n_train)) in results]  # noqa: E731
+    base = {r["seed"]: r for r in of(plan["base", ""])}
+    for (group, label), settings in plan.items():
+        found = of(settings)
+        if not found:
+            continue
+        changes = [100 * (r["score"] / base[r["seed"]]["score"] - 1) for r in found if r["seed"] in base]
+        error = f" ± {statistics.stdev(changes) / len(changes) ** 0.5:.1f}" if len(changes) > 1 else ""
+        change = "" if settings == plan["base", ""] or not changes else f"{statistics.fmean(changes):+.1f}{error}"
+        cells = [
+            " / ".join(cell([r["errors"][s][k] for r in found]) for k in ("energy", "forces"))
+            for s in sets
+        ]  # fmt: skip
+        steps = f"{statistics.fmean(r['steps'] for r in found):.0f}"
+        print(f"| {group} | {label} | {len(found)} | {steps} | {change} | " + " | ".join(cells) + " |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mace:small", help="a model or preset")
+    parser.add_argument("--only", nargs="+", help="groups; all without")
+    parser.add_argument("--set", nargs="+", default=[], help="key=value, changes of the base: model.cutoff=4.5")
+    parser.add_argument("--max-time", default="10m", help="of the descent, as in `epot fit`")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--n-train", type=int, help="structures to fit to, at most")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--list", action="store_true", help="show groups, and what each label changes")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there, run nothing")
+    args = parser.parse_args()
+    plan = plan_of(args)
+    if args.list:
+        for group, labels in GROUPS.items():
+            print("\n".join(f"{group:12s}{label:24s}{json.dumps(change)}" for label, change in labels.items()))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = args.out / "results.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    results = {key_of(r["settings"], r["seed"], r["n_train"]): r for r in map(json.loads, lines)}
+    for seed in range(0 if args.table else args.seeds):
+        for (group, label), settings in plan.items():
+            key = key_of(settings, seed, args.n_train)
+            if key in results:
+                continue
+            name = "-".join(f"{args.model} {args.max_time} {group} {label} {args.n_train or ''}".split())
+            folder = args.out / name.replace(":", "-") / f"seed{seed}"
+            facts = {"group": group, "label": label, "seed": seed, "n_train": args.n_train, "settings": settings}
+            results[key] = facts | run(args, settings, seed, folder)
+            with log.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(results[key]) + "\n")
+            shown = {k: v for k, v in results[key].items() if k not in ("settings", "n_train", "machine")}
+            print(json.dumps(shown), flush=True)
+    table(args, plan, results)
+
+
+if __name__ == "__main__":
+    main()
