@@ -234,7 +234,7 @@ def test_no_compiler_is_said_once(small, monkeypatch, ethanol):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = energies(graph)
-        assert native.library("messages") is native.library("polynomials") is native.library("contraction") is None
+        assert native.library("messages") is native.library("polynomials") is None
     assert [w.category for w in said] == [RuntimeWarning]
     assert "no C++ compiler was found" in str(said[0].message)
     assert not sparse_contraction.available(torch.device("cpu"), torch.float64)
@@ -271,4 +271,4 @@ def test_switched_off_is_silent(small, monkeypatch):
 
 def test_sources_are_in_the_package():
     """What a wheel is made of is this folder."""
-    assert {p.stem for p in Path(native.__file__).parent.glob("*.cpp")} >= {"messages", "polynomials", "contraction"}
+    assert {p.stem for p in Path(native.__file__).parent.glob("*.cpp")} >= {"messages", "polynomials"}

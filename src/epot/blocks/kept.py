@@ -11,6 +11,8 @@ from torch import nn
 from ..typing import Tensor
 
 Made = TypeVar("Made")
+_State = tuple[Tensor, int, Tensor]
+"""A tensor, how often it had been changed, and its memory, which nothing else can be given while it is held here."""
 
 
 class Kept:
@@ -21,7 +23,7 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._held: dict[Hashable, tuple[list[tuple[Any, ...]], Any]] = {}
+        self._held: dict[Hashable, tuple[list[_State], Any]] = {}
 
     def of(self, module: nn.Module, make: Callable[[], Made], key: Hashable = None) -> Made:
         """``make()``, without history, or what it gave when the module's parameters and buffers were the same."""
@@ -32,11 +34,10 @@ class Kept:
         listed = list(tensors)
         if any(t.is_inference() for t in listed):  # these do not count their changes
             return make()
-        now = [(t.data_ptr(), t._version, t.dtype, t.device) for t in listed]
         held = self._held.get(key)
-        if held is None or held[0] != now:
-            with torch.no_grad(), torch.inference_mode(False):
-                held = self._held[key] = (now, make())
+        if held is None or len(held[0]) != len(listed) or not all(map(_same, listed, held[0])):
+            with torch.inference_mode(False), torch.no_grad():  # in this order: the first switches gradients on
+                held = self._held[key] = ([(t, t._version, t.detach()) for t in listed], make())
         return held[1]
 
     def __deepcopy__(self, memo: object) -> Kept:
@@ -44,3 +45,8 @@ class Kept:
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Kept, ()
+
+
+def _same(tensor: Tensor, then: _State) -> bool:
+    """Whether it is the tensor of then and nobody has changed it."""
+    return tensor is then[0] and tensor._version == then[1] and tensor.data_ptr() == then[2].data_ptr()

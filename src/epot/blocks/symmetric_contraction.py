@@ -23,6 +23,7 @@ from ..errors import ConfigError, DataError
 from ..features.engine import wanted
 from ..typing import Float, Tensor
 from . import contraction_kernels as kernels
+from .kept import Kept
 
 CHUNK = 3500  # atoms times channels: about 8 MB in float32
 ATOMS = 512
@@ -67,7 +68,7 @@ class SymmetricContraction(nn.Module):
         self.weights = nn.ParameterList(
             torch.randn(n_elements, paths, n_channels) / paths for counts in self.tables.n_paths for paths in counts
         )
-        self._kept: tuple[object, Tensor] | None = None
+        self._kept = Kept()
         self._on: tuple[object, kernels.Tables] | None = None
 
     def forward(
@@ -105,14 +106,7 @@ class SymmetricContraction(nn.Module):
 
     def _constant(self, t: kernels.Tables) -> Tensor:
         """The coefficients, kept until a weight changes."""
-        listed = list(self.weights)
-        if any(w.is_inference() for w in listed):  # these do not count their changes
-            return self._coefficients(t)
-        key = tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in listed)
-        if self._kept is None or self._kept[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # what is kept may meet autograd later
-                self._kept = (key, self._coefficients(t))
-        return self._kept[1]
+        return self._kept.by(self.weights, lambda: self._coefficients(t))
 
     def _tables(self, like: Tensor) -> kernels.Tables:
         key = (like.dtype, like.device)
@@ -130,7 +124,7 @@ class SymmetricContraction(nn.Module):
         return self._on[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None, "_on": None}
+        return self.__dict__ | {"_on": None}
 
 
 def _chunks(counts: tuple[int, ...], channels: int, device: torch.device) -> Iterator[Chunk]:
