@@ -42,16 +42,16 @@ class Sites(NamedTuple):
         return [n for n in self.counts if n]
 
 
-def by_element(graph: Graph, layout: Layout, rows: Int[Tensor, " atoms"], n_elements: int) -> Sites:
-    """Sort; made once for a graph.
+def by_element(graph: Graph, layout: Layout, rows: Int[Tensor, " atoms"], elements: tuple[int, ...]) -> Sites:
+    """Sort; made once for a graph and potentials of these elements.
 
     Args:
         graph: any.
         layout: its slots, atoms in the graph's order (:func:`~epot.blocks.neighborhood.neighborhood`).
         rows: of each atom's element (:class:`~epot.blocks.embedding.ElementEmbedding`).
-        n_elements: that the potential knows.
+        elements: atomic numbers that the potential knows, in the order of the embedding.
     """
-    return graph._once("by_element", lambda: _sites(graph, layout, rows, n_elements))
+    return graph._once(f"by_element {elements}", lambda: _sites(graph, layout, rows, len(elements)))
 
 
 def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:

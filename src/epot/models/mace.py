@@ -238,7 +238,7 @@ class MACE(Potential):
         """The geometry, and the features of the elements that are there."""
         near = neighborhood(graph, self.cutoff, self.embedding.weight.dtype)
         embedded, _ = self.embedding.present(graph.numbers)
-        sites = by_element(graph, near.layout, self.embedding.rows(graph.numbers), len(self.elements))
+        sites = by_element(graph, near.layout, self.embedding.rows(graph.numbers), self.elements)
         harmonics = spherical_harmonics(-near.directions, self.max_ell)  # of r_i - r_j, receiver less sender
         by_elements = "nonlinear" in (self.interaction, self.interaction_first)
         radial = self.basis, self.elements, self.cutoff_on_radial, by_elements
