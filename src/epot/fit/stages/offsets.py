@@ -95,9 +95,11 @@ class FitOffsets(Stage):
             offsets.energies[number] = value
         left = spreads(state.train, offsets.energies.cpu().numpy(), base)
         readout = readout_of(state.potential) or member_readout_of(state.potential)
-        if readout is not None and getattr(readout, "bias", None) is not None:
+        solved = any(getattr(m, "recipe", None) == "solve" for m in state.potential.modules())
+        if readout is not None and not solved:  # what is solved for has the scale of its prior
             readout.scale.fill_(left.get("forces") or left.get("energy") or 1.0)
-            center(state)
+            if getattr(readout, "bias", None) is not None:
+                center(state)
         shown = {SYMBOLS[z]: v for z, v in facts["energies"].items()}
         state.about.setdefault("fit", {})["offsets"] = {"method": method, "energies": shown, "spread": left}
         state.journal.write("offsets", method=method, energies=shown, spread=left, outliers=facts["outliers"])
