@@ -13,6 +13,7 @@ receiver; no message is ever stored for all pairs (:mod:`epot.blocks.equivariant
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from ..typing import Float, Tensor
 from . import equivariant_kernels as kernels
 from .element_order import Sites
 from .equivariant import wigner_3j
+from .spline_messages import Scheme
 
 
 class Path(NamedTuple):
@@ -53,7 +55,6 @@ class Paths:
 
     def __init__(self, l_sender: int, l_harmonic: int, l_result: int) -> None:
         self.l_sender, self.l_harmonic, self.l_result = l_sender, l_harmonic, l_result
-        self.made: dict[str, Any] = {}  # what is derived from the paths, once
         self.paths = [
             Path(l1, l2, l3)
             for l2 in range(l_harmonic + 1)
@@ -89,6 +90,18 @@ class Paths:
         l1, l2, l3 = self.paths[n]
         c = wigner_3j(l1, l2, l3).to(like) * math.sqrt(2 * l3 + 1)
         return c.permute(2, 1, 0).reshape(2 * l3 + 1, -1)
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """For :func:`~epot.blocks.spline_messages.spline_messages`."""
+        couplings = []
+        for l3, own in enumerate(self.by_result):
+            for place, n in enumerate(own):
+                c = self.coefficients(n, torch.empty(0, dtype=torch.float64))
+                for m3, pair in c.abs().gt(1e-12).nonzero().tolist():
+                    couplings.append((n, pair, l3, m3 * len(own) + place, float(c[m3, pair])))
+        paths = [(l1 * l1, 2 * l1 + 1, l2 * l2, 2 * l2 + 1) for l1, l2, _ in self.paths]
+        return Scheme(paths, couplings, [(2 * l3 + 1, len(own)) for l3, own in enumerate(self.by_result)])
 
     def coupled(self, sums: list[Tensor], n_channels: int) -> list[Tensor]:
         """For each l3 the results of its paths, side by side, ``(atoms, 2 l3 + 1, paths * channels)``.

@@ -34,6 +34,7 @@ from .neighbor_products import outer
 from .radial_network import RadialNetwork, unit_normal
 from .spline_messages import spline_messages
 
+RELEVANT = {torch.float32: 1e-7, torch.float64: 1e-13}  # share of the largest singular value
 Kind = Literal["agnostic", "residual", "density", "density_residual", "nonlinear"]
 
 
@@ -112,25 +113,40 @@ class Interaction(nn.Module):
         if self.first and not around.compiled:
             return self._from_elements(h, mix, around)
         sent = joined(mixed(h, self.up)).flatten(1)
-        where = around.harmonics, around.sites, self.paths
+        where = around.harmonics, around.sites
         if around.compiled:
-            found = spline_messages(sent, self._table(around), around.distances, *where, around.knots)
+            call = *where, self.paths.scheme, around.knots
+            found = spline_messages(sent, self._table(around), around.distances, *call)
         else:
-            found = equivariant_messages(sent, self.hidden(around.pairs), self.combined(), *where)
+            found = equivariant_messages(sent, self.hidden(around.pairs), self.combined(), *where, self.paths)
         return mixed(found, mix)
+
+    def _coefficients(self, around: Surroundings) -> Float[Tensor, "rows K"]:
+        """Of the splines of H, those of a kind of pair after those of another."""
+        hidden = self.hidden(around.nodes).unflatten(0, (around.knots.n_kinds, -1))
+        solve = solver(around.knots.grid.intervals, hidden.dtype, hidden.device)
+        return torch.matmul(solve, hidden).flatten(0, 1)
 
     def _table(self, around: Surroundings) -> Float[Tensor, "rows paths_channels"]:
         """Coefficients of the splines of all radial weights."""
+        make = lambda: self._coefficients(around) @ self.combined()  # noqa: E731
+        return self._kept.of(self, make, around.kinds) if around.once else make()
 
-        def make() -> Tensor:
-            hidden = self.hidden(around.nodes).unflatten(0, (around.knots.n_kinds, -1))
-            solve = solver(around.knots.grid.intervals, hidden.dtype, hidden.device)
-            return torch.matmul(solve, hidden).flatten(0, 1) @ self.combined()
-
+    def _radial(self, around: Surroundings) -> tuple[Float[Tensor, "slots K"], Float[Tensor, "K paths_channels"]]:
+        """H of every slot and W; where only derivatives by the geometry are wanted, fewer functions with the same
+        products, from splines: on a line 64 functions of a small network are combinations of about 20.
+        """
         if not around.once:
-            return make()
-        key = tuple(around.sites.kinds.tolist()) if around.by_elements else ()
-        return self._kept.of(self, make, key)
+            return self.hidden(around.pairs), self.combined()
+
+        def make() -> tuple[Tensor, Tensor]:
+            u, s, v = torch.linalg.svd(self._coefficients(around).double(), full_matrices=False)
+            rank = int((s > RELEVANT[self.weight.dtype] * s.max()).sum())
+            parts = (u * s)[:, :rank], v[:rank] @ self.combined().double()
+            return tuple(x.to(self.weight.dtype).contiguous() for x in parts)  # type: ignore[return-value]
+
+        table, weight = self._kept.of(self, make, ("few", around.kinds))
+        return around.interpolated(table), weight
 
     def _from_elements(self, h: list[Tensor], mix: list[Tensor], around: Surroundings) -> list[Tensor]:
         """The first layer: a sender's scalars are those of its element, so sums over neighbors come first.
@@ -141,12 +157,13 @@ class Interaction(nn.Module):
         sites, degrees = around.sites, len(mix)
         first = torch.tensor([0, *sites.present[:-1]], device=around.distances.device).cumsum(0)
         scalars = h[0].squeeze(1).index_select(0, first) @ self.up[0]  # elements, edge channels
+        hidden, radial = self._radial(around)
         arms = (around.harmonics.unsqueeze(-1) * around.elements.unsqueeze(-2)).flatten(1)
-        sums = outer(arms, self.hidden(around.pairs), sites.layout).view(len(sites.order), arms.shape[1], -1)
+        sums = outer(arms, hidden, sites.layout)
         parts = sums.split([(2 * n + 1) * scalars.shape[0] for n in range(degrees)], 1)
         folded = []
         for own, weight, w in zip(
-            self.paths.by_result, self.combined().view(-1, degrees, self.n_edge).unbind(1), mix, strict=True
+            self.paths.by_result, radial.view(-1, degrees, self.n_edge).unbind(1), mix, strict=True
         ):
             factor = self.paths.coefficients(own[0], weight)[0, 0]
             folded.append((factor * scalars.unsqueeze(1) * weight).flatten(0, 1) @ w)  # (elements, k), channels

@@ -27,11 +27,60 @@ from .. import native
 from ..features.engine import wanted as is_wanted
 from ..typing import Float, Int, Tensor
 from .element_order import Sites
-from .equivariant_messages import Paths
 from .filter_tables import Grid
 
 NAMES = {torch.float32: "f32", torch.float64: "f64"}
 MOST = 8  # highest degree of harmonics that the kernels have room for
+
+
+class _Path(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("h", "n_h", "y", "n_y", "g")]
+
+
+class _Coupling(ctypes.Structure):
+    _fields_ = [*[(name, ctypes.c_int64) for name in ("g", "degree", "to")], ("value", ctypes.c_double)]
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *[(n, ctypes.c_int64) for n in ("n_paths", "n_h", "n_y", "n_g", "n_degrees", "channels", "n_couplings")],
+        ("paths", ctypes.POINTER(_Path)),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("couplings", ctypes.POINTER(_Coupling)),
+    ]
+
+
+class Scheme:
+    """Which products are summed over neighbors, and what becomes of the sums.
+
+    Args:
+        paths: for each the first of the sender's components and how many it takes, the first of the harmonics and how
+            many; those with the same harmonics follow each other, and take 2 l + 1.
+        couplings: ``(path, place, result, to, value)``: ``value`` times what is at ``place`` of the path's G (harmonics
+            before the sender's components) is added at ``to`` of a result, counted in its rows and columns.
+        results: rows and columns of each result.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[tuple[int, int, int, int]],
+        couplings: Sequence[tuple[int, int, int, int, float]],
+        results: Sequence[tuple[int, int]],
+    ) -> None:
+        sizes = [n_h * n_y for _, n_h, _, n_y in paths]
+        starts = [sum(sizes[:n]) for n in range(len(paths))]
+        self.results, self.n_paths, self.n_g = tuple(results), len(paths), sum(sizes)
+        self.n_sender, self.n_harmonics = (max(p[k] + p[k + 1] for p in paths) for k in (0, 2))
+        self.paths = (_Path * len(paths))(*(_Path(*p, g) for p, g in zip(paths, starts, strict=True)))
+        ordered = sorted(couplings, key=lambda one: (one[2], one[3]))
+        made = (_Coupling(starts[n] + place, result, to, value) for n, place, result, to, value in ordered)
+        self.couplings = (_Coupling * len(ordered))(*made)
+        self.sizes = (ctypes.c_int64 * len(results))(*(m * n for m, n in results))
+
+    def shape(self, channels: int) -> _Shape:
+        """For the kernels."""
+        sizes = self.n_paths, self.n_sender, self.n_harmonics, self.n_g, len(self.results), channels
+        return _Shape(*sizes, len(self.couplings), self.paths, self.sizes, self.couplings)
 
 
 class Knots(NamedTuple):
@@ -59,10 +108,10 @@ def spline_messages(
     distances: Float[Tensor, " slots"],
     harmonics: Float[Tensor, "slots harmonics"],
     sites: Sites,
-    paths: Paths,
+    scheme: Scheme,
     knots: Knots,
 ) -> list[Tensor]:
-    """Messages summed over the neighbors of each receiver, for each degree l3 ``(atoms, 2 l3 + 1, paths * channels)``.
+    """Messages summed over the neighbors of each receiver, for each result ``(atoms, rows, columns * channels)``.
 
     Args:
         features: of senders, components (l1, m1) before channels.
@@ -70,29 +119,12 @@ def spline_messages(
         distances: Å.
         harmonics: Y of each slot.
         sites: where the pairs lie.
-        paths: which degrees are coupled.
+        scheme: which products are summed.
         knots: of the splines.
 
     Differentiable twice in everything.
     """
-    return list(_Messages.apply(features, table, distances, harmonics, _Call(table, sites, paths, knots)))
-
-
-class _Path(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("h", "n_h", "y", "n_y", "g")]
-
-
-class _Coupling(ctypes.Structure):
-    _fields_ = [*[(name, ctypes.c_int64) for name in ("g", "degree", "to")], ("value", ctypes.c_double)]
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = [
-        *[(n, ctypes.c_int64) for n in ("n_paths", "n_h", "n_y", "n_g", "n_degrees", "channels", "n_couplings")],
-        ("paths", ctypes.POINTER(_Path)),
-        ("sizes", ctypes.POINTER(ctypes.c_int64)),
-        ("couplings", ctypes.POINTER(_Coupling)),
-    ]
+    return list(_Messages.apply(features, table, distances, harmonics, _Call(table, sites, scheme, knots)))
 
 
 class _Rows(ctypes.Structure):
@@ -124,91 +156,49 @@ def _rows(sites: Sites) -> tuple[Tensor, Tensor]:
     return sites.made["rows"]
 
 
-class _Degrees(NamedTuple):
-    """How paths lie in memory, for the kernels.
-
-    Attributes:
-        paths, couplings: tables of theirs.
-        sizes: of an atom's part of each result, in units of channels.
-        n_g: products of harmonics and sender's components, over all paths.
-    """
-
-    paths: Any
-    couplings: Any
-    sizes: Any
-    n_g: int
-
-
-def _degrees(paths: Paths) -> _Degrees:
-    made, starts, g = [], [], 0
-    for l1, l2, _ in paths.paths:
-        made.append(_Path(l1 * l1, 2 * l1 + 1, l2 * l2, 2 * l2 + 1, g))
-        starts.append(g)
-        g += (2 * l1 + 1) * (2 * l2 + 1)
-    couplings = []
-    for l3, own in enumerate(paths.by_result):
-        for place, n in enumerate(own):
-            c = paths.coefficients(n, torch.empty(0, dtype=torch.float64))
-            for m3, pair in c.abs().gt(1e-12).nonzero().tolist():
-                couplings.append(_Coupling(starts[n] + pair, l3, m3 * len(own) + place, float(c[m3, pair])))
-    couplings.sort(key=lambda one: (one.degree, one.to))
-    sizes = [(2 * l3 + 1) * len(own) for l3, own in enumerate(paths.by_result)]
-    return _Degrees(
-        (_Path * len(made))(*made), (_Coupling * len(couplings))(*couplings), (ctypes.c_int64 * len(sizes))(*sizes), g
-    )
-
-
 class _Call:
     """What the kernels need besides tensors that are differentiated; keeps alive what it points to."""
 
-    def __init__(self, table: Tensor, sites: Sites, paths: Paths, knots: Knots) -> None:
-        self.lib, self.name, self.paths = native.library("messages"), NAMES[table.dtype], paths
-        self.channels, self.sites, self.threads = table.shape[1] // len(paths), sites, torch.get_num_threads()
-        if "degrees" not in paths.made:
-            paths.made["degrees"] = _degrees(paths)
-        d = self._degrees = paths.made["degrees"]
-        n_y, n_results = (paths.l_harmonic + 1) ** 2, len(paths.by_result)
-        sizes = len(paths), paths.n_sender, n_y, d.n_g, n_results, self.channels, len(d.couplings)
-        self._shape = _Shape(*sizes, d.paths, d.sizes, d.couplings)
+    def __init__(self, table: Tensor, sites: Sites, scheme: Scheme, knots: Knots) -> None:
+        self.lib, self.name, self.scheme = native.library("messages"), NAMES[table.dtype], scheme
+        self.channels, self.sites, self.threads = table.shape[1] // scheme.n_paths, sites, torch.get_num_threads()
         starts, widths = _rows(sites)
         self._terms = knots.grid.terms.double().contiguous()
         self._held = [sites.layout.rows, starts, sites.neighbors.contiguous(), widths, sites.layout.senders]
-        self._rows = _Rows(len(starts), *[t.data_ptr() for t in self._held], self.threads)
+        rows = _Rows(len(starts), *[t.data_ptr() for t in self._held], self.threads)
         kinds = None if knots.kinds is None else knots.kinds.data_ptr()
         self._knots = knots
-        self._spline = _Spline(knots.grid.step, self._terms.data_ptr(), kinds, table.shape[0] // knots.n_kinds)
+        spline = _Spline(knots.grid.step, self._terms.data_ptr(), kinds, table.shape[0] // knots.n_kinds)
+        self._head = [ctypes.byref(one) for one in (scheme.shape(self.channels), rows, spline)]
 
     def sums(self, like: Tensor) -> list[Tensor]:
         """Room for results."""
-        atoms, by_result = self.sites.order.shape[0], self.paths.by_result
-        return [like.new_empty(atoms, 2 * n + 1, len(own) * self.channels) for n, own in enumerate(by_result)]
+        atoms = self.sites.order.shape[0]
+        return [like.new_empty(atoms, rows, columns * self.channels) for rows, columns in self.scheme.results]
 
     def run(self, kernel: str, *arguments: Tensor | Sequence[Tensor] | None) -> None:
         """Call a kernel with pointers to contiguous tensors."""
-        head = ctypes.byref(self._shape), ctypes.byref(self._rows), ctypes.byref(self._spline)
-        getattr(self.lib, f"{kernel}_{self.name}")(*head, *pointers(arguments))
+        getattr(self.lib, f"{kernel}_{self.name}")(*self._head, *pointers(arguments))
 
-    def gathered(self, slots: Tensor) -> Tensor:
-        """Sums over the slots of which an atom is the sender."""
-        out = slots.new_empty(self.sites.order.shape[0], slots.shape[1])
-        columns = ctypes.c_int64(slots.shape[1])
-        arguments = _pointer(self.sites.back), columns, _pointer(slots), _pointer(out)
-        getattr(self.lib, f"gather_{self.name}")(ctypes.byref(self._rows), *arguments)
-        return out
+    def room(self, like: Tensor, wanted: bool) -> list[Tensor] | None:
+        """Zeros for what each thread adds to."""
+        return [torch.zeros_like(like) for _ in range(self.threads)] if wanted else None
 
     def backward(self, inputs: Sequence[Tensor], grads: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Any, ...]:
         """dE/dh, dE/dtable, dE/dr and dE/dY; those wanted."""
         features, table, r, y = (t.contiguous() for t in inputs)
         grads = [g.contiguous() for g in grads]
-        slots, dr, dy = features.new_empty(r.shape[0], features.shape[1]), torch.empty_like(r), torch.empty_like(y)
-        tables = [torch.zeros_like(table) for _ in range(self.threads)] if wanted[1] else None
-        self.run("backward", features, table, r, y, grads, slots, tables, dr, dy)
-        d_features = self.gathered(slots) if wanted[0] else None
-        d_table = torch.stack(tables).sum(0) if tables else None
-        return d_features, d_table, dr if wanted[2] else None, dy if wanted[3] else None
+        dr, dy = torch.empty_like(r), torch.empty_like(y)
+        senders, tables = self.room(features, wanted[0]), self.room(table, wanted[1])
+        self.run("backward", features, table, r, y, grads, senders, tables, dr, dy)
+        return _total(senders), _total(tables), dr if wanted[2] else None, dy if wanted[3] else None
 
     def second_backward(
-        self, cotangents: Sequence[Tensor | None], inputs: Sequence[Tensor], grads: Sequence[Tensor], to_table: bool
+        self,
+        cotangents: Sequence[Tensor | None],
+        inputs: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        wanted: Sequence[bool],
     ) -> tuple[tuple[Any, ...], list[Tensor]]:
         """Gradients of the derivative of E along the cotangents: by h, table, r and Y; and by D."""
         features, table, r, y = (t.contiguous() for t in inputs)
@@ -216,12 +206,20 @@ class _Call:
         along[0] = torch.zeros_like(features) if along[0] is None else along[0]
         along[3] = torch.zeros_like(y) if along[3] is None else along[3]
         grads = [g.contiguous() for g in grads]
-        out = self.sums(features)
-        slots, dr, dy = features.new_empty(r.shape[0], features.shape[1]), torch.empty_like(r), torch.empty_like(y)
-        tables = [torch.zeros_like(table) for _ in range(self.threads)] if to_table else None
-        self.run("second", features, table, r, y, *along, grads, out, slots, tables, dr, dy)
-        d_table = torch.stack(tables).sum(0) if tables else None
-        return (self.gathered(slots), d_table, dr, dy), out
+        out, dr, dy = self.sums(features), torch.empty_like(r), torch.empty_like(y)
+        senders, tables = self.room(features, wanted[0]), self.room(table, wanted[1])
+        self.run("second", features, table, r, y, *along, grads, out, senders, tables, dr, dy)
+        return (_total(senders), _total(tables), dr, dy), out
+
+
+def _total(parts: list[Tensor] | None) -> Tensor | None:
+    """The sum over threads."""
+    if parts is None:
+        return None
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def pointers(values: Iterable[Tensor | Sequence[Tensor] | None]) -> list[Any]:
@@ -276,5 +274,6 @@ class _Gradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, grads = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        found, to_grads = ctx.call.second_backward(cotangents, inputs, grads, is_wanted(inputs[1]))
+        wanted = tuple(is_wanted(t) for t in inputs)
+        found, to_grads = ctx.call.second_backward(cotangents, inputs, grads, wanted)
         return *found, None, None, *to_grads

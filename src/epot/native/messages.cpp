@@ -259,15 +259,16 @@ template <typename T> struct Pull {  // gradients of one edge
     template <typename V> void run(int64_t c) const { BY_HARMONIC(degree) }
 };
 
-// dh of each slot; dtable of each thread, or null; dr and dy of each slot.
+// dh and dtable of each thread, or null; dr and dy of each slot.
 template <typename T>
 void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
-              T* const* grads, T* dh, T* const* dtable, T* dr, T* dy) {
+              T* const* grads, T* const* dh, T* const* dtable, T* dr, T* dy) {
     const int64_t C = s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(3 * size + s.n_g * C + s.n_y * LANES);
+        std::vector<T> room(3 * size + (s.n_g + s.n_h) * C + s.n_y * LANES);
         T *w = room.data(), *slope = w + size, *dw = slope + size, *g = dw + size, *sums = g + s.n_g * C;
+        T* const spare = sums + s.n_y * LANES;
         const int64_t mine = thread();
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
@@ -276,15 +277,14 @@ void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h
             for (int64_t e = rows.slot[row]; e < end; ++e) {
                 const Taps<T> taps(spline, r, e, 2);
                 taps.values2(table, size, w, slope);
-                T* dhe = dh + e * s.n_h * C;
-                clear(dhe, s.n_h * C);
                 clear(sums, s.n_y * LANES);
-                by_channels<T>(C, Pull<T>{s, g, w, h + rows.senders[e] * s.n_h * C, y + e * s.n_y, dw, dhe, sums});
+                const int64_t from = rows.senders[e] * s.n_h * C;
+                T* const dhe = dh ? dh[mine] + from : spare;
+                by_channels<T>(C, Pull<T>{s, g, w, h + from, y + e * s.n_y, dw, dhe, sums});
                 finish(sums, s.n_y, dy + e * s.n_y);
                 dr[e] = dot(dw, slope, size);
                 if (dtable) taps.add(dw, size, 0, dtable[mine]);
             }
-            clear(dh + end * s.n_h * C, rest * s.n_h * C);
             clear(dr + end, rest);
             clear(dy + end * s.n_y, rest * s.n_y);
         }
@@ -330,17 +330,18 @@ template <typename T> struct PullAlong {  // gradients of the derivative along (
 };
 
 // S is E with one factor at a time replaced by its change: ah of h, atable of table, ar of r, ay of y. Its gradients by
-// D (out), h (of each slot), table (of each thread), r and y (of each slot).
+// D (out), h and table (of each thread), r and y (of each slot).
 template <typename T>
 void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
-            const T* ah, const T* atable, const T* ar, const T* ay, T* const* grads, T* const* out, T* dh,
-            T* const* dtable, T* dr, T* dy) {
+            const T* ah, const T* atable, const T* ar, const T* ay, T* const* grads, T* const* out,
+            T* const* dh, T* const* dtable, T* dr, T* dy) {
     const int64_t C = s.channels, size = s.n_paths * C;
 #pragma omp parallel num_threads(rows.threads)
     {
-        std::vector<T> room(7 * size + 2 * s.n_g * C + s.n_y * LANES);
+        std::vector<T> room(7 * size + (2 * s.n_g + s.n_h) * C + s.n_y * LANES);
         T *w = room.data(), *slope = w + size, *bend = slope + size, *aw = bend + size, *aslope = aw + size;
         T *dw = aslope + size, *daw = dw + size, *g = daw + size, *to = g + s.n_g * C, *sums = to + s.n_g * C;
+        T* const spare = sums + s.n_y * LANES;
         const int64_t mine = thread();
 #pragma omp for schedule(static, 8)
         for (int64_t row = 0; row < rows.count; ++row) {
@@ -359,10 +360,9 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                     aw[k] += change_r * slope[k];
                     aslope[k] += change_r * bend[k];
                 }
-                T* dhe = dh + e * s.n_h * C;
-                clear(dhe, s.n_h * C);
                 clear(sums, s.n_y * LANES);
                 const int64_t from = rows.senders[e] * s.n_h * C;
+                T* const dhe = dh ? dh[mine] + from : spare;
                 by_channels<T>(C, PullAlong<T>{s, g, w, h + from, y + e * s.n_y, aw, ah + from, ay + e * s.n_y, to, dw,
                                                daw, dhe, sums});
                 finish(sums, s.n_y, dy + e * s.n_y);
@@ -377,24 +377,8 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                 }
             }
             couple(s, to, out, rows.atom[row]);
-            clear(dh + end * s.n_h * C, rest * s.n_h * C);
             clear(dr + end, rest);
             clear(dy + end * s.n_y, rest * s.n_y);
-        }
-    }
-}
-
-// Sums over the slots of which an atom is the sender: those of the reverse pairs are the slots of its row.
-template <typename T>
-void gather(const Rows& rows, const int64_t* back, int64_t n, const T* slots, T* out) {
-#pragma omp parallel for schedule(static, 16) num_threads(rows.threads)
-    for (int64_t row = 0; row < rows.count; ++row) {
-        T* to = out + rows.atom[row] * n;
-        clear(to, n);
-        for (int64_t e = rows.slot[row]; e < rows.slot[row] + rows.used[row]; ++e) {
-            const T* from = slots + back[e] * n;
-#pragma omp simd
-            for (int64_t c = 0; c < n; ++c) to[c] += from[c];
         }
     }
 }
@@ -407,17 +391,14 @@ void gather(const Rows& rows, const int64_t* back, int64_t n, const T* slots, T*
         forward<T>(*s, *rows, *spline, h, table, r, y, out);                                                          \
     }                                                                                                                 \
     extern "C" void backward_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h,               \
-                                    const T* table, const T* r, const T* y, T* const* grads, T* dh, T* const* dtable, \
-                                    T* dr, T* dy) {                                                                   \
+                                    const T* table, const T* r, const T* y, T* const* grads, T* const* dh,           \
+                                    T* const* dtable, T* dr, T* dy) {                                                             \
         backward<T>(*s, *rows, *spline, h, table, r, y, grads, dh, dtable, dr, dy);                                   \
     }                                                                                                                 \
     extern "C" void second_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h, const T* table, \
                                   const T* r, const T* y, const T* ah, const T* atable, const T* ar, const T* ay,     \
-                                  T* const* grads, T* const* out, T* dh, T* const* dtable, T* dr, T* dy) {            \
+                                  T* const* grads, T* const* out, T* const* dh, T* const* dtable, T* dr, T* dy) {      \
         second<T>(*s, *rows, *spline, h, table, r, y, ah, atable, ar, ay, grads, out, dh, dtable, dr, dy);            \
-    }                                                                                                                 \
-    extern "C" void gather_##name(const Rows* rows, const int64_t* back, int64_t n, const T* slots, T* out) {         \
-        gather<T>(*rows, back, n, slots, out);                                                                        \
     }
 
 EXPORT(float, f32)
