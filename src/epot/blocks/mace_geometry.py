@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from ..typing import Float, Int, Tensor
 from .element_order import Sites
-from .filter_tables import grid, intervals
+from .filter_tables import TERMS, Taps, grid, intervals, sums
 from .radial_network import RadialBasis
 from .spline_messages import Knots, available
 
@@ -96,6 +97,11 @@ class Surroundings:
             self.sites.made["kinds"] = self.species[0] * n + self.species[1]
         return Knots(on, self.sites.made["kinds"], n * n)
 
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """What tables of radial functions are for: the elements that are there, where they depend on them."""
+        return tuple(self.sites.kinds.tolist()) if self.by_elements else ()
+
     @cached_property
     def nodes(self) -> Seen:
         """Radial functions at the nodes of the splines, for one kind of pair after the other."""
@@ -107,6 +113,12 @@ class Surroundings:
         pairs = torch.cartesian_prod(kinds, kinds).view(-1, 2).repeat_interleave(len(points), 0)
         return self._seen(points.abs().repeat(knots.n_kinds), *pairs.unbind(1))
 
+    def interpolated(self, table: Float[Tensor, "rows functions"]) -> Float[Tensor, "slots functions"]:
+        """Functions of the distance in every slot from coefficients of their splines, those of a kind of pair after
+        those of another. Differentiable once, by the distances alone.
+        """
+        return _Interpolated.apply(self.distances, table, self.knots, self.basis.cutoff)
+
     def _seen(self, distances: Tensor, source: Tensor, target: Tensor) -> Seen:
         numbers = None
         if self.basis.transform is not None:
@@ -116,3 +128,26 @@ class Surroundings:
         return (
             Seen(radial * fade, None, source, target) if self.cutoff_on_radial else Seen(radial, fade, source, target)
         )
+
+
+class _Interpolated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, distances: Tensor, table: Tensor, knots: Knots, cutoff: float) -> Tensor:
+        taps = Taps(distances, knots.grid, cutoff, _constant)
+        index = taps.index()
+        if knots.kinds is not None:
+            first = knots.kinds * (table.shape[0] // knots.n_kinds)
+            index = (index.view(-1, TERMS) + first.unsqueeze(1)).flatten()
+        starts = torch.arange(0, len(index), TERMS, device=index.device)
+        ctx.save_for_backward(sums(table, index, starts, taps.weights(1)))
+        return sums(table, index, starts, taps.weights(0))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (grad * ctx.saved_tensors[0]).sum(1), None, None, None
+
+
+def _constant(r: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """1 and its derivative: the cutoff function is in the table."""
+    return torch.ones_like(r), torch.zeros_like(r)
