@@ -73,13 +73,15 @@ def settings_of(args, change):
     """Model's arguments and stages' settings of a run: the base, what the command line changes of it, the change."""
     from epot import registry
     from epot.fit import config
+    from epot.fit.optimizers import RATES
 
     words = config.override({"model": args.model, **BASE}, args.set)
     model = registry.expand(words["model"])
     model = {k: p.default for k, p in registry.parameters(registry.get(model["name"])).items()} | model
     model = {k: v for k, v in model.items() if k != "elements"} | change.get("model", {})
     stages = {k: dict(words[k]) | change.get(k, {}) for k in config.STAGES if k in words or k in change}
-    stages["descend"] = {"learning_rate": None, "max_time": seconds(args.max_time)} | stages["descend"]
+    stages["descend"] = {"max_time": seconds(args.max_time)} | stages["descend"]
+    stages["descend"].setdefault("learning_rate", RATES[stages["descend"]["optimizer"]])
     return {"model": model, "stages": json.loads(json.dumps(stages))}
 
 
@@ -109,7 +111,8 @@ def run(args, settings, seed, folder):
     began, spent = time.monotonic(), time.process_time()
     state = fit(potential, train, valid=valid, stages=plan, folder=folder, seed=seed, device=args.device)
     cost = {"seconds_fit": time.monotonic() - began, "processor_seconds": time.process_time() - spent}
-    sets = {"valid": valid} | {name: read(str(args.data / file)) for name, file in suite.tests.items()}
+    tests = {} if args.no_tests else suite.tests
+    sets = {"valid": valid} | {name: read(str(args.data / file)) for name, file in tests.items()}
     errors = {}
     for name, data in sets.items():
         found = evaluate(state.potential, state.about, data, uncertainty=False, device=args.device).all
@@ -137,13 +140,15 @@ def key_of(settings, seed, n_train):
 
 
 def cell(values, digits=1):
+    if not values:
+        return ""
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
 def table(args, plan, results):
     """Markdown: a row a label."""
-    sets = ("valid", "300K", "600K", "1200K")
+    sets = ("valid",) if args.no_tests else ("valid", "300K", "600K", "1200K")
     print(f"\n{args.model}, {args.max_time} a run, RMSE: energy of the molecule, meV / forces, meV/Å\n")
     print("| | | seeds | steps | change, % | " + " | ".join(sets) + " |\n|" + "---|" * (5 + len(sets)))
     of = lambda s: [results[k] for seed in range(args.seeds) if (k := key_of(s, seed, args.n_train)) in results]  # noqa: E731
@@ -156,7 +161,7 @@ def table(args, plan, results):
         error = f" ± {statistics.stdev(changes) / len(changes) ** 0.5:.1f}" if len(changes) > 1 else ""
         change = "" if settings == plan["base", ""] or not changes else f"{statistics.fmean(changes):+.1f}{error}"
         cells = [
-            " / ".join(cell([r["errors"][s][k] for r in found]) for k in ("energy", "forces"))
+            " / ".join(cell([r["errors"][s][k] for r in found if s in r["errors"]]) for k in ("energy", "forces"))
             for s in sets
         ]  # fmt: skip
         steps = f"{statistics.fmean(r['steps'] for r in found):.0f}"
@@ -174,6 +179,7 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-tests", action="store_true", help="validation errors alone, while choosing")
     parser.add_argument("--list", action="store_true", help="show groups, and what each label changes")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, run nothing")
     args = parser.parse_args()
