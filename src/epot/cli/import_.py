@@ -19,7 +19,8 @@ def import_(
     """Turn a potential of another code into a model file.
 
     Reads the folder of an n2p2 network, the XML file of a GAP, the weights of a torchani or a NeuralIL model, a
-    checkpoint of mace-torch (a published model, say).
+    checkpoint of mace-torch (a published model, say), models of schnetpack (SchNet, PaiNN), torch_geometric (SchNet,
+    DimeNet++) and gemnet_pytorch.
 
     Examples: `epot import nnp-data/ --out water.epot`, `epot import mace-mh-1.model --option head=omat_pbe`
     """
