@@ -16,7 +16,8 @@ class Sites(NamedTuple):
 
     Attributes:
         layout: slots of the pairs; its atoms are places in the new order.
-        back: the slot of the reverse pair of each slot; an empty slot is its own.
+        back: the slot of the reverse pair of each slot; an empty slot is its own. Compiled kernels do not need it, and
+            it is empty where they alone work (:func:`in_order`).
         order: the atom of the graph at each place.
         place: the place of each atom of the graph: the inverse.
         kinds: rows (of the embedding) of the elements that are there, ascending.
@@ -54,6 +55,22 @@ def by_element(graph: Graph, layout: Layout, rows: Int[Tensor, " atoms"], elemen
     return graph._once(f"by_element {elements}", lambda: _sites(graph, layout, rows, len(elements)))
 
 
+def in_order(graph: Graph, layout: Layout) -> Sites:
+    """As if all atoms were of one element: the order of the graph; made once for it."""
+    return graph._once("in_order", lambda: _in_order(graph, layout))
+
+
+def _in_order(graph: Graph, layout: Layout) -> Sites:
+    same, none = torch.arange(graph.n_atoms, device=layout.rows.device), layout.rows.new_zeros(0)
+    one = torch.zeros_like(same)
+    return Sites(layout, none, same, same, one[:1], one, (graph.n_atoms,), _neighbors(graph, layout), {})
+
+
+def _neighbors(graph: Graph, layout: Layout) -> Tensor:
+    pointers = graph.row_pointers()
+    return (pointers[1:] - pointers[:-1]).index_select(0, layout.rows)
+
+
 def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
     kinds, species = rows.unique(return_inverse=True)
     counts = torch.bincount(rows, minlength=n_elements)
@@ -67,7 +84,5 @@ def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
     )
     back = torch.arange(old.senders.shape[0], device=order.device)
     back[old.place] = old.place.index_select(0, graph.reverse_pairs())
-    pointers = graph.row_pointers()
-    neighbors = (pointers[1:] - pointers[:-1]).index_select(0, old.rows)
     sorted_species = species.index_select(0, order)
-    return Sites(layout, back, order, place, kinds, sorted_species, tuple(counts.tolist()), neighbors, {})
+    return Sites(layout, back, order, place, kinds, sorted_species, tuple(counts.tolist()), _neighbors(graph, old), {})

@@ -11,6 +11,7 @@ Splines: C. de Boor, A Practical Guide to Splines (1978), chapters IX and XIII.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import comb, factorial
@@ -21,6 +22,7 @@ import torch
 from scipy.linalg import solve_banded
 
 from ..features.cutoff import CutoffFunction
+from ..features.radial import radial_basis
 from ..typing import Float, Int, Tensor
 
 DEGREE = 5
@@ -110,6 +112,36 @@ def _powers(x: Tensor) -> Tensor:
     two = x * x
     three = two * x
     return torch.stack([torch.ones_like(x), x, two, three, two * two, two * three], -1)
+
+
+def continued(name: str, r: Tensor, cutoff: float) -> Tensor:
+    """The cutoff function at nodes: beyond the cutoff its formula goes on, as splines want it smooth there."""
+    if name == "cosine":
+        return 0.5 * (torch.cos(r * (math.pi / cutoff)) + 1)
+    x = r / cutoff
+    return 1 + x**6 * (-28 + x * (48 - x * 21))  # epot.features.cutoff.polynomial_cutoff
+
+
+@lru_cache(maxsize=8)
+def radial_splines(
+    radial: str, n_radial: int, fade: str, cutoff: float, n: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "coefficients functions"]:
+    """Splines of radial functions times the cutoff function, and of the cutoff function alone as the last.
+
+    What is linear in them has their coefficients times its weights.
+
+    Args:
+        radial, n_radial: which functions, how many.
+        fade: ``cosine`` or ``polynomial``.
+        cutoff: Å.
+        n: intervals of the grid.
+        dtype, device: of the coefficients; they are computed in float64.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        points = grid(cutoff, n, torch.float64, torch.device("cpu")).points
+        smooth = continued(fade, points, cutoff).unsqueeze(1)
+        values = torch.cat([radial_basis(radial, points, cutoff, n_radial) * smooth, smooth], 1)
+        return _solved(n, values).to(dtype).contiguous().to(device)
 
 
 class Taps:

@@ -41,6 +41,14 @@ class Pairs(NamedTuple):
     basis: Float[Tensor, "slots K"]
     directions: Float[Tensor, "slots 3"]
 
+    def messages(
+        self, table: Float[Tensor, "atoms five_F"], weight: Float[Tensor, "K three_F"]
+    ) -> tuple[Float[Tensor, "atoms F"], Float[Tensor, "atoms 3 F"]]:
+        """Scalars and vectors of :func:`filtered_messages` of these pairs."""
+        n_features = weight.shape[1] // 3
+        q, mu = filtered_messages(table, weight, self).split([n_features, 3 * n_features], -1)
+        return q, mu.view(-1, 3, n_features)
+
 
 def filtered_messages(
     table: Float[Tensor, "atoms five_F"], weight: Float[Tensor, "K three_F"], pairs: Pairs

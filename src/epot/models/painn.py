@@ -16,10 +16,12 @@ from torch.nn.functional import silu
 
 from ..blocks import first_order
 from ..blocks.embedding import ElementEmbedding
-from ..blocks.filtered_messages import Pairs, element_sums, filtered_messages
+from ..blocks.filtered_messages import Pairs, element_sums
+from ..blocks.filtered_splines import SplinePairs, spline_pairs
 from ..blocks.mlp import MLP, dense
-from ..blocks.neighborhood import filtered, neighborhood
+from ..blocks.neighborhood import Neighborhood, filtered, neighborhood
 from ..blocks.readout import LinearReadout
+from ..blocks.spline_messages import available
 from ..elements import to_number
 from ..errors import ConfigError
 from ..features.cutoff import cosine_cutoff, polynomial_cutoff
@@ -44,7 +46,7 @@ class Message(nn.Module):
         self.phi = MLP([n_features, n_features, 3 * n_features])
 
     def forward(
-        self, q: Tensor, mu: Tensor, pairs: Pairs, filters: Tensor, once: bool = False
+        self, q: Tensor, mu: Tensor, pairs: Pairs | SplinePairs, filters: Tensor, once: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Changes of q and mu; ``once`` if they will be differentiated once, by geometry."""
         n_features = q.shape[1]
@@ -53,12 +55,16 @@ class Message(nn.Module):
         else:
             phi_r, phi_q, phi_mu = self.phi(q).split(n_features, -1)
             table = torch.cat([phi_r, phi_q, (phi_mu.unsqueeze(1) * mu).flatten(1)], -1)
-        dq, dmu = filtered_messages(table, filters, pairs).split([n_features, 3 * n_features], -1)
-        return dq, dmu.view(mu.shape)
+        return pairs.messages(table, filters)
 
-    def first(self, embedding: Tensor, rows: Tensor, pairs: Pairs, filters: Tensor) -> tuple[Tensor, Tensor]:
+    def first(
+        self, embedding: Tensor, rows: Tensor, pairs: Pairs | SplinePairs, filters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The same where mu is zero and ``q_j`` is known from the element of j: sums over neighbors come first."""
         n_elements, n_features = embedding.shape
+        if isinstance(pairs, SplinePairs):
+            sent, _ = self.phi(embedding).split([2 * n_features, n_features], -1)
+            return pairs.messages(sent.index_select(0, rows), filters)
         phi_r, phi_q, _ = self.phi(embedding).unsqueeze(1).split(n_features, -1)
         w_r, w_q, _ = filters.split(n_features, -1)
         scalars, vectors = element_sums(pairs, rows, n_elements).split([1, 3], 1)
@@ -180,7 +186,7 @@ class PaiNN(Potential):
     def atoms(self, graph: Graph, vectors: bool = True) -> tuple[Float[Tensor, "atoms F"], Tensor]:
         """q, and mu ``(atoms, 3, F)``, after the last interaction; the energy needs no vectors of the last update."""
         near = neighborhood(graph, self.cutoff, self.hidden.weight.dtype)
-        pairs = Pairs(near.layout, self._basis(near.distances), near.directions)
+        pairs = self._pairs(graph, near)
         embedding, rows = self.embedding.present(graph.numbers)
         q = embedding.index_select(0, rows)
         for layer in range(self.n_layers):
@@ -197,6 +203,11 @@ class PaiNN(Potential):
         """Message, update and filters of a layer; what is shared is the same in all."""
         pick = lambda parts: parts[min(layer, len(parts) - 1)]  # noqa: E731
         return pick(self.messages), pick(self.updates), pick(self.filters)
+
+    def _pairs(self, graph: Graph, near: Neighborhood) -> Pairs | SplinePairs:
+        if available(near.distances.device, near.distances.dtype, 1):
+            return spline_pairs(graph, near, self.cutoff, self.radial, self.n_radial, self.cutoff_function)
+        return Pairs(near.layout, self._basis(near.distances), near.directions)
 
     def _basis(self, distances: Tensor) -> Tensor:
         kernel = partial(radial_basis, self.radial, cutoff=self.cutoff, n=self.n_radial)
