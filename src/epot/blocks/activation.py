@@ -1,21 +1,27 @@
-"""SiLU for losses on forces: the derivative of its derivative in one go.
+"""SiLU for losses on forces: values, derivatives and derivatives of those, each in one pass.
 
-Autograd takes torch's own apart into about ten operations on tensors as large as the input, each through main memory;
-with a loss on forces, that is where a network of dense layers spends most of what is not products of matrices.
+Autograd takes the derivative of torch's own apart into about ten operations on tensors as large as the input, each
+through main memory; with a loss on forces, that is where a network of dense layers spends most of what is not products
+of matrices. Compiled kernels (``native/dense.cpp``) do each of the three below in one go, with the addition that
+follows; torch's operations do it some thousand numbers at a time.
 """
 
 from __future__ import annotations
 
+import ctypes
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from .. import native
 from ..typing import Tensor
 
 CHUNK = 2**15  # numbers: what is done with them at a time should stay in the processor's cache
 _slope = torch.ops.aten.silu_backward
 _sigmoid_slope = torch.ops.aten.sigmoid_backward
+_NAMES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 def silu(x: Tensor) -> Tensor:
@@ -23,16 +29,54 @@ def silu(x: Tensor) -> Tensor:
     return _Silu.apply(x)
 
 
+def silu_value(a: Tensor, plus: Tensor | None = None) -> Tensor:
+    """``s(a) + plus``, without a history. ``a`` is contiguous, here as below."""
+    if (call := _kernel("value", a)) is None:
+        made = torch.nn.functional.silu(a)
+        return made if plus is None else made.add_(plus)
+    out, plus = torch.empty_like(a), None if plus is None else plus.contiguous()
+    call(a.numel(), a.data_ptr(), _pointer(plus), out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def silu_slope(e: Tensor, a: Tensor, plus: Tensor | None = None) -> Tensor:
+    """``e s'(a) + plus``, without a history."""
+    if (call := _kernel("slope", a)) is None:
+        made = _slope(e, a)
+        return made if plus is None else made.add_(plus)
+    e, plus = e.contiguous(), None if plus is None else plus.contiguous()
+    out = torch.empty_like(a)
+    call(a.numel(), a.data_ptr(), e.data_ptr(), _pointer(plus), out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def silu_second(
+    t: Tensor, e: Tensor, a: Tensor, plus: Tensor | None = None, bent: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``t s'(a) + plus``, ``t e s''(a)`` (written to ``bent`` where that is given) and ``e s'(a)``."""
+    bent = torch.empty_like(a) if bent is None else bent
+    if (call := _kernel("second", a)) is None:
+        v, c = _slope(t, a), _slope(e, a)
+        bent.copy_(_bend(t, e, a))
+        return v if plus is None else v.add_(plus), bent, c
+    t, e, plus = t.contiguous(), e.contiguous(), None if plus is None else plus.contiguous()
+    v, c = torch.empty_like(a), torch.empty_like(a)
+    out = v.data_ptr(), bent.data_ptr(), c.data_ptr()
+    call(a.numel(), a.data_ptr(), e.data_ptr(), t.data_ptr(), _pointer(plus), *out, torch.get_num_threads())
+    return v, bent, c
+
+
 class _Silu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
         ctx.save_for_backward(x)
-        return torch.nn.functional.silu(x)
+        return silu_value(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return _Gradient.apply(grad, x) if torch.is_grad_enabled() else _slope(grad, x)
+        return _Gradient.apply(grad, x) if torch.is_grad_enabled() else silu_slope(grad, x)
 
 
 class _Gradient(torch.autograd.Function):
@@ -40,14 +84,36 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, x: Tensor) -> Tensor:
+        x = x.contiguous()
         ctx.save_for_backward(grad, x)
-        return _slope(grad, x)
+        return silu_slope(grad, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, along: Tensor) -> tuple[Tensor, Tensor]:
         grad, x = ctx.saved_tensors
-        return _slope(along, x), _bend(along, grad, x)
+        return silu_second(along, grad, x)[:2]
+
+
+def _kernel(name: str, like: Tensor) -> Any:
+    """The compiled function for such tensors, or None."""
+    if like.device.type != "cpu" or like.dtype not in _NAMES or not native.enabled():
+        return None
+    return _function(f"{name}_{_NAMES[like.dtype]}", 3 + {"value": 2, "slope": 3, "second": 6}[name])
+
+
+@lru_cache(maxsize=16)
+def _function(name: str, n_arguments: int) -> Any:
+    if (library := native.library("dense")) is None:
+        return None
+    function = getattr(library, name)
+    function.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * (n_arguments - 2), ctypes.c_int64]
+    function.restype = None
+    return function
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _bend(along: Tensor, grad: Tensor, x: Tensor) -> Tensor:

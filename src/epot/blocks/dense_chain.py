@@ -25,11 +25,10 @@ from torch.autograd.function import once_differentiable
 
 from ..features.engine import wanted
 from ..typing import Float, Tensor
+from .activation import silu_second, silu_slope, silu_value
 
 NOTHING, GIVEN = -1, -2
 ROWS = 512  # at a time: what is done with them should stay in the processor's cache
-_slope = torch.ops.aten.silu_backward
-_sigmoid_slope = torch.ops.aten.sigmoid_backward
 
 
 class Step(NamedTuple):
@@ -129,16 +128,9 @@ class _Gradient(torch.autograd.Function):
             v = [start]
             for i, (a, up) in enumerate(zip(pres, es, strict=True)):
                 t = v[-1].mm(weights[i].t())
-                sigma = torch.sigmoid(a)
-                bent = torch.addcmul(a + 2, a, sigma, value=-2).mul_(t).mul_(up)
-                _sigmoid_slope.grad_input(bent, sigma, grad_input=d_pres[i])
+                now, _, c = silu_second(t, up, a, _added(ctx.plus[i], v, givens), d_pres[i])
                 if ctx.needs_input_grad[3 + i]:
-                    d_weights[i].addmm_(_slope(up, a).t(), v[-1])
-                now = _slope(t, a)
-                if ctx.plus[i] > 0:
-                    now += v[ctx.plus[i]]
-                elif ctx.plus[i] <= GIVEN:
-                    now += givens[GIVEN - ctx.plus[i]]
+                    d_weights[i].addmm_(c.t(), v[-1])
                 v.append(now)
             made.copy_(v[-1])
         return d_grad, None, None, *d_weights, *d_pre
@@ -178,13 +170,15 @@ def _states(
                 torch.mm(states[-1], weight, out=a)
             else:
                 torch.addmm(bias, states[-1], weight, out=a)
-        now = torch.nn.functional.silu(a)
-        if plus[i] > 0:
-            now += states[plus[i]]
-        elif plus[i] <= GIVEN:
-            now += given[GIVEN - plus[i]]
-        states.append(now)
+        states.append(silu_value(a, _added(plus[i], states, given)))
     return states
+
+
+def _added(plus: int, states: Sequence[Tensor], given: Sequence[Tensor]) -> Tensor | None:
+    """What a layer adds."""
+    if plus > 0:
+        return states[plus]
+    return given[GIVEN - plus] if plus <= GIVEN else None
 
 
 def _back(
@@ -236,9 +230,7 @@ def _back(
                 waiting[plus[i]] = now + waiting[plus[i]] if plus[i] in waiting else now
             elif plus[i] <= GIVEN:
                 d_givens[k][GIVEN - plus[i]].copy_(now)
-            c = _slope(now, pres[k][i])
-            if len(more[i]):
-                c += more[i][k]
+            c = silu_slope(now, pres[k][i], more[i][k] if len(more[i]) else None)
             if learned is not None:
                 d_weights[i].addmm_(c.t(), states[i])  # type: ignore[union-attr]
                 if (d_bias := d_biases[i]) is not None:
