@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -70,3 +72,16 @@ def test_a_seed_gives_the_same_weights(name):
             torch.manual_seed(7)
             made.append(registry.get(name).tiny().state_dict())
     assert all(torch.equal(a, b) for a, b in zip(made[0].values(), made[1].values(), strict=True))
+
+
+def test_models_are_built_without_memory_in_a_fresh_process():
+    """Files are checked against potentials on the device "meta": tables must not be made there and kept."""
+    code = (
+        "import torch; from epot import registry, potential\n"
+        "with torch.device('meta'):\n"
+        "    made = potential.make({'name': 'mace', 'n_channels': 4, 'max_ell': 2})\n"
+        "again = potential.make({'name': 'mace', 'n_channels': 4, 'max_ell': 2})\n"
+        "assert {p.device.type for p in made.parameters()} == {'meta'}\n"
+        "assert {t.device.type for t in [*again.parameters(), *again.buffers()]} == {'cpu'}\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)

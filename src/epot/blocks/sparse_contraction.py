@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,6 @@ from ..typing import Float, Int, Tensor
 from .coupling import coupling_polynomials
 from .monomials import monomials
 from .spline_messages import NAMES, pointers
-
 
 MOST = 64  # components of features that the kernels have room for, one more than those
 
@@ -66,6 +66,12 @@ class Terms(NamedTuple):
 
 def terms(l_max: int, l_out: Sequence[int], correlation: int, reduced: bool) -> Terms:
     """Of features of degree 0 .. l_max; arguments as for :class:`~.symmetric_contraction.SymmetricContraction`."""
+    with torch.device("cpu"):  # whatever device (or none, "meta") is set for the potential that has them
+        return _terms(l_max, tuple(l_out), correlation, reduced)
+
+
+@lru_cache(maxsize=16)
+def _terms(l_max: int, l_out: tuple[int, ...], correlation: int, reduced: bool) -> Terms:
     listed: list[tuple[tuple[int, ...], int, int]] = []  # factors in common, the last factor, component of the result
     paths, first, one = [], 0, (l_max + 1) ** 2
     for degree in l_out:

@@ -63,8 +63,7 @@ class SymmetricContraction(nn.Module):
                 f"{n_channels} channels: expected order 1 .. 4 and at least one of each"
             )
         self.n_elements, self.n_channels, self.l_out = n_elements, n_channels, tuple(l_out)
-        with torch.device("cpu"):  # they are kept for all, whatever device (or none, "meta") is set for this one
-            self.choice = l_max, self.l_out, correlation, reduced
+        self.choice = l_max, self.l_out, correlation, reduced
         self.weights = nn.ParameterList(
             torch.randn(n_elements, paths, n_channels) / paths for counts in self.tables.n_paths for paths in counts
         )
@@ -98,7 +97,8 @@ class SymmetricContraction(nn.Module):
     @property
     def tables(self) -> kernels.Tables:
         """Which monomials make what, shared by all contractions of these sizes."""
-        return kernels.tables(*self.choice)
+        with torch.device("cpu"):  # they are kept for all, whatever device (or none, "meta") is set for this one
+            return kernels.tables(*self.choice)
 
     def _coefficients(self, t: kernels.Tables) -> Float[Tensor, "elements channels entries"]:
         flat = torch.cat(list(self.weights), 1).transpose(1, 2).reshape(-1, t.entries.shape[1])
