@@ -55,20 +55,19 @@ def by_element(graph: Graph, layout: Layout, rows: Int[Tensor, " atoms"], elemen
     return graph._once(f"by_element {elements}", lambda: _sites(graph, layout, rows, len(elements)))
 
 
-def in_order(graph: Graph, layout: Layout) -> Sites:
-    """As if all atoms were of one element: the order of the graph; made once for it."""
-    return graph._once("in_order", lambda: _in_order(graph, layout))
+def in_order(graph: Graph) -> Sites:
+    """For compiled kernels: atoms in the order of the graph, a slot for each pair; made once for a graph."""
+    return graph._once("in_order", lambda: _in_order(graph))
 
 
-def _in_order(graph: Graph, layout: Layout) -> Sites:
-    same, none = torch.arange(graph.n_atoms, device=layout.rows.device), layout.rows.new_zeros(0)
-    one = torch.zeros_like(same)
-    return Sites(layout, none, same, same, one[:1], one, (graph.n_atoms,), _neighbors(graph, layout), {})
-
-
-def _neighbors(graph: Graph, layout: Layout) -> Tensor:
-    pointers = graph.row_pointers()
-    return (pointers[1:] - pointers[:-1]).index_select(0, layout.rows)
+def _in_order(graph: Graph) -> Sites:
+    receivers, senders = graph.pairs.unbind()
+    same, slots = (torch.arange(n, device=senders.device) for n in (graph.n_atoms, graph.n_pairs))
+    layout = Layout(same, senders.contiguous(), receivers, slots, ())
+    starts, one = graph.row_pointers()[:-1], torch.zeros_like(same)
+    neighbors = graph.row_pointers()[1:] - starts
+    made = {"rows": (starts, neighbors)}
+    return Sites(layout, slots[:0], same, same, one[:1], one, (graph.n_atoms,), neighbors, made)
 
 
 def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
@@ -84,5 +83,7 @@ def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
     )
     back = torch.arange(old.senders.shape[0], device=order.device)
     back[old.place] = old.place.index_select(0, graph.reverse_pairs())
+    pointers = graph.row_pointers()
+    neighbors = (pointers[1:] - pointers[:-1]).index_select(0, old.rows)
     sorted_species = species.index_select(0, order)
-    return Sites(layout, back, order, place, kinds, sorted_species, tuple(counts.tolist()), _neighbors(graph, old), {})
+    return Sites(layout, back, order, place, kinds, sorted_species, tuple(counts.tolist()), neighbors, {})

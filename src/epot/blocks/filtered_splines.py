@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch.nn.functional import pad
 
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .element_order import Sites, in_order
 from .filter_tables import grid, intervals, radial_splines
-from .neighborhood import Neighborhood
 from .spline_messages import Knots, Scheme, spline_messages
 
 _VECTORS = [(0, place, 1, place, 1.0) for place in range(3)]
@@ -64,10 +64,11 @@ class SplinePairs(NamedTuple):
         return q.squeeze(1), mu
 
 
-def spline_pairs(graph: Graph, near: Neighborhood, cutoff: float, radial: str, n_radial: int, fade: str) -> SplinePairs:
-    """Of a graph whose pairs lie as ``near`` says."""
-    r = near.distances
-    n = intervals(radial, n_radial, r.dtype)
-    table = radial_splines(radial, n_radial, fade, cutoff, n, r.dtype, r.device)
-    knots = Knots(grid(cutoff, n, r.dtype, r.device))
-    return SplinePairs(in_order(graph, near.layout), r, pad(near.directions, (1, 0), value=1.0), knots, table)
+def spline_pairs(graph: Graph, dtype: torch.dtype, cutoff: float, radial: str, n_radial: int, fade: str) -> SplinePairs:
+    """Those of a graph; differentiable through ``graph.vectors()``."""
+    vectors = graph.vectors().to(dtype)
+    n = intervals(radial, n_radial, dtype)
+    table = radial_splines(radial, n_radial, fade, cutoff, n, dtype, vectors.device)
+    knots = Knots(grid(cutoff, n, dtype, vectors.device))
+    r = vectors.square().sum(-1).sqrt()
+    return SplinePairs(in_order(graph), r, pad(vectors / r.unsqueeze(-1), (1, 0), value=1.0), knots, table)

@@ -19,7 +19,7 @@ from ..blocks.embedding import ElementEmbedding
 from ..blocks.filtered_messages import Pairs, element_sums
 from ..blocks.filtered_splines import SplinePairs, spline_pairs
 from ..blocks.mlp import MLP, dense
-from ..blocks.neighborhood import Neighborhood, filtered, neighborhood
+from ..blocks.neighborhood import filtered, neighborhood
 from ..blocks.readout import LinearReadout
 from ..blocks.spline_messages import available
 from ..elements import to_number
@@ -185,8 +185,7 @@ class PaiNN(Potential):
 
     def atoms(self, graph: Graph, vectors: bool = True) -> tuple[Float[Tensor, "atoms F"], Tensor]:
         """q, and mu ``(atoms, 3, F)``, after the last interaction; the energy needs no vectors of the last update."""
-        near = neighborhood(graph, self.cutoff, self.hidden.weight.dtype)
-        pairs = self._pairs(graph, near)
+        pairs = self._pairs(graph)
         embedding, rows = self.embedding.present(graph.numbers)
         q = embedding.index_select(0, rows)
         for layer in range(self.n_layers):
@@ -204,9 +203,11 @@ class PaiNN(Potential):
         pick = lambda parts: parts[min(layer, len(parts) - 1)]  # noqa: E731
         return pick(self.messages), pick(self.updates), pick(self.filters)
 
-    def _pairs(self, graph: Graph, near: Neighborhood) -> Pairs | SplinePairs:
-        if available(near.distances.device, near.distances.dtype, 1):
-            return spline_pairs(graph, near, self.cutoff, self.radial, self.n_radial, self.cutoff_function)
+    def _pairs(self, graph: Graph) -> Pairs | SplinePairs:
+        dtype = self.hidden.weight.dtype
+        if available(graph.pairs.device, dtype, 1):
+            return spline_pairs(graph, dtype, self.cutoff, self.radial, self.n_radial, self.cutoff_function)
+        near = neighborhood(graph, self.cutoff, dtype)
         return Pairs(near.layout, self._basis(near.distances), near.directions)
 
     def _basis(self, distances: Tensor) -> Tensor:
