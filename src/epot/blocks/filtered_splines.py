@@ -1,7 +1,9 @@
-"""Filtered messages by compiled kernels, filters from splines: :mod:`epot.blocks.filtered_messages`, sooner.
+"""Filtered messages by compiled kernels, filters from splines.
 
-Filters are linear in radial functions times the cutoff function, ``W_ij = B(r_ij) w``, so their splines are those of
-``B`` (made once, :func:`~epot.blocks.filter_tables.radial_splines`) times ``w``, and nothing of them is made for pairs.
+What :mod:`epot.blocks.filtered_messages` and :mod:`epot.blocks.scalar_messages` do, sooner. The cutoff function is
+in the splines. Filters of the former are linear in radial functions times the cutoff function, ``W_ij = B(r_ij) w``, so
+their splines are those of ``B`` (made once, :func:`~epot.blocks.filter_tables.radial_splines`) times ``w``, and nothing
+of them is made for pairs.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from torch.nn.functional import pad
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .element_order import Sites, in_order
-from .filter_tables import grid, intervals, radial_splines
-from .spline_messages import Knots, Scheme, spline_messages
+from .filter_tables import Grid, grid, intervals, radial_splines
+from .spline_messages import Knots, Scheme, gradient, spline_messages
 
 _VECTORS = [(0, place, 1, place, 1.0) for place in range(3)]
 RESULTS = [(1, 1), (3, 1)]
@@ -27,6 +29,8 @@ ALL = Scheme(
     RESULTS,
 )
 """Senders ``[R | q | x | y | z]``: the vector of the sender besides."""
+SCALAR = Scheme([(0, 1, 0, 1)], [(0, 0, 0, 0, 1.0)], [(1, 1)])
+"""Senders and results of scalars."""
 
 
 class SplinePairs(NamedTuple):
@@ -72,3 +76,39 @@ def spline_pairs(graph: Graph, dtype: torch.dtype, cutoff: float, radial: str, n
     knots = Knots(grid(cutoff, n, dtype, vectors.device))
     r = vectors.square().sum(-1).sqrt()
     return SplinePairs(in_order(graph), r, pad(vectors / r.unsqueeze(-1), (1, 0), value=1.0), knots, table)
+
+
+class SplineFilters(NamedTuple):
+    """The geometry of messages of scalars, the same for every layer.
+
+    Attributes:
+        sites: where the pairs lie.
+        distances: Å, of each pair.
+        grid: of the splines.
+    """
+
+    sites: Sites
+    distances: Float[Tensor, " pairs"]
+    grid: Grid
+
+    def messages(self, y: Float[Tensor, "atoms F"], table: Float[Tensor, "rows F"]) -> Float[Tensor, "atoms F"]:
+        """``sum_j W(r_ij) * y_j``.
+
+        Args:
+            y: of each sender.
+            table: coefficients of the splines, cutoff function included.
+        """
+        return spline_messages(y, table, *self._where(), *self._how())[0].squeeze(1)
+
+    def _where(self) -> tuple[Tensor, Tensor]:
+        return self.distances, self.distances.new_ones(len(self.distances), 1)
+
+    def _how(self) -> tuple[Sites, Scheme, Knots]:
+        return self.sites, SCALAR, Knots(self.grid)
+
+    def gradient(
+        self, grad: Float[Tensor, "atoms F"], y: Float[Tensor, "atoms F"], table: Float[Tensor, "rows F"], by_y: bool
+    ) -> tuple[Tensor | None, Float[Tensor, " pairs"]]:
+        """dE/dy (if wanted) and dE/dr from dE/dm, without a history."""
+        d_y, _, d_r, _ = gradient([grad], (y, table, *self._where()), *self._how(), (by_y, False, True, False))
+        return d_y, d_r

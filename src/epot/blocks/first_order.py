@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..typing import Float, Int, Tensor
 from . import scalar_messages as messages
+from .filtered_splines import SplineFilters
 from .scalar_messages import Filters
 
 LN2 = math.log(2)
@@ -72,13 +73,26 @@ class Layer(NamedTuple):
 
 
 def scalar_interactions(
+    x: Float[Tensor, "atoms F"], layers: Sequence[Layer], filters: SplineFilters
+) -> Float[Tensor, "atoms F"]:
+    """``x_i + v(sum_j W(r_ij) * (W_in x_j))`` of all interactions of SchNet, a function of the distances alone.
+
+    Args:
+        x: features that each atom starts with.
+        layers: all of them.
+        filters: the geometry, for compiled kernels.
+    """
+    return _Scalars.apply(filters.distances, x.detach(), _constant(layers), _Compiled(filters))
+
+
+def curve_interactions(
     x: Float[Tensor, "atoms F"],
     curves: Float[Tensor, "elements rows G"],
     kinds: Int[Tensor, " atoms"],
     layers: Sequence[Layer],
     filters: Filters,
 ) -> Float[Tensor, "atoms F"]:
-    """``x_i + v(sum_j W(r_ij) * (W_in x_j))`` of all interactions of SchNet, a function of the distances alone.
+    """The same without compiled kernels.
 
     Args:
         x: features that each atom starts with.
@@ -86,50 +100,79 @@ def scalar_interactions(
         layers: all of them; of the first only ``update`` is used.
         filters: the geometry.
     """
-    constant = [layer._replace(update=[t.detach() for t in layer.update]) for layer in layers]
     index = messages.curve_index(curves, kinds, filters)
-    return _Scalars.apply(filters.distances, x.detach(), curves.flatten(0, 1), index, constant, filters)
+    sums = _Curves(filters, curves.flatten(0, 1), index)
+    return _Scalars.apply(filters.distances, x.detach(), _constant(layers), sums)
+
+
+def _constant(layers: Sequence[Layer]) -> list[Layer]:
+    return [layer._replace(update=[t.detach() for t in layer.update]) for layer in layers]
+
+
+class _Compiled(NamedTuple):
+    """Messages of SchNet's layers and their gradients by compiled kernels."""
+
+    filters: SplineFilters
+
+    def sum(self, k: int, x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Messages of layer k, and what was sent."""
+        y = x.mm(layer.project.t())
+        return self.filters.messages(y, layer.table), y
+
+    def gradient(self, k: int, grad: Tensor, y: Tensor, layer: Layer) -> tuple[Tensor | None, Tensor]:
+        """By what was sent (None in the first layer) and by the distances."""
+        return self.filters.gradient(grad, y, layer.table, k > 0)
+
+
+class _Curves(NamedTuple):
+    """The same by torch; messages of the first layer are curves."""
+
+    filters: Filters
+    curves: Tensor
+    index: Tensor
+
+    def sum(self, k: int, x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+        if k == 0:
+            found = messages.curve_sum(self.curves, self.filters, self.index, self.filters.taps.weights(0))
+            return found, self.curves
+        y = x.mm(layer.project.t())
+        return messages.message_sum(y, layer.table, self.filters), y
+
+    def gradient(self, k: int, grad: Tensor, y: Tensor, layer: Layer) -> tuple[Tensor | None, Tensor]:
+        if k == 0:
+            return None, messages.curve_dot(grad, y, self.filters, self.index, self.filters.taps.weights(1))
+        d_y = messages.message_sum(grad, layer.table, self.filters)
+        _, _, slopes = messages.gradient(grad, y, layer.table, self.filters, (False, False, True))
+        assert slopes is not None  # noqa: S101  (it was asked for)
+        return d_y, slopes
 
 
 class _Scalars(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, r: Tensor, x: Tensor, curves: Tensor, index: Tensor, layers: list[Layer], filters: Filters
-    ) -> Tensor:
+    def forward(ctx: Any, r: Tensor, x: Tensor, layers: list[Layer], sums: _Compiled | _Curves) -> Tensor:
         kept = []
         for k, layer in enumerate(layers):
-            if k == 0:
-                y = curves
-                m = messages.curve_sum(y, filters, index, filters.taps.weights(0))
-            else:
-                y = x.mm(layer.project.t())
-                m = messages.message_sum(y, layer.table, filters)
+            m, y = sums.sum(k, x, layer)
             w1, b1, w2, b2 = layer.update
             h = torch.addmm(b1, m, w1.t())
             kept.append((y, h))
             x = torch.addmm(b2, torch.nn.functional.softplus(h).sub_(LN2), w2.t()).add_(x)
-        ctx.made = kept, index, layers, filters
+        ctx.made = kept, layers, sums
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, index, layers, filters = ctx.made
+        kept, layers, sums = ctx.made
         d_r: Tensor | None = None
         for k, layer in reversed(list(enumerate(layers))):
             y, h = kept[k]
             w1, _, w2, _ = layer.update
-            d_m = grad.mm(w2).mul_(h.sigmoid()).mm(w1)
-            if k == 0:
-                found = messages.curve_dot(d_m, y, filters, index, filters.taps.weights(1))
-            else:
-                d_y = messages.message_sum(d_m, layer.table, filters)
-                _, _, slopes = messages.gradient(d_m, y, layer.table, filters, (False, False, True))
-                assert slopes is not None  # noqa: S101  (it was asked for)
-                found = slopes
+            d_y, slopes = sums.gradient(k, grad.mm(w2).mul_(h.sigmoid()).mm(w1), y, layer)
+            if d_y is not None:
                 grad = torch.addmm(grad, d_y, layer.project)
-            d_r = found if d_r is None else d_r.add_(found)
-        return d_r, None, None, None, None, None
+            d_r = slopes if d_r is None else d_r.add_(slopes)
+        return d_r, None, None, None
 
 
 class _Table(torch.autograd.Function):

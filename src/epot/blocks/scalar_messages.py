@@ -106,6 +106,10 @@ class Filters(NamedTuple):
     taps: Taps
     distances: Float[Tensor, " pairs"]
 
+    def messages(self, y: Float[Tensor, "atoms F"], table: Float[Tensor, "rows F"]) -> Float[Tensor, "atoms F"]:
+        """:func:`scalar_messages` of these pairs."""
+        return scalar_messages(y, table, self)
+
 
 def scalar_messages(
     y: Float[Tensor, "atoms F"], coefficients: Float[Tensor, "rows F"], filters: Filters

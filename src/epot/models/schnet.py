@@ -15,12 +15,15 @@ import torch
 from torch import nn
 
 from ..blocks import first_order
+from ..blocks.element_order import in_order
 from ..blocks.embedding import ElementEmbedding
-from ..blocks.filter_tables import Grid, Kept, Taps, grid, intervals, solver
+from ..blocks.filter_tables import Grid, Kept, Taps, continued, grid, intervals, solver
+from ..blocks.filtered_splines import SplineFilters
 from ..blocks.first_order import Layer
 from ..blocks.mlp import MLP, dense, shifted_softplus
 from ..blocks.readout import LinearReadout
-from ..blocks.scalar_messages import Filters, element_messages, scalar_messages, segments
+from ..blocks.scalar_messages import Filters, element_messages, segments
+from ..blocks.spline_messages import available
 from ..elements import to_number
 from ..errors import ConfigError
 from ..features.cutoff import cutoff_function
@@ -45,12 +48,15 @@ class Interaction(nn.Module):
         self.filter = MLP([n_radial, n_filters, n_filters], shifted_softplus)
         self.update = MLP([n_filters, n_features, n_features], shifted_softplus)
 
-    def forward(self, x: Tensor, table: Tensor, filters: Filters) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, filters: Filters | SplineFilters) -> Tensor:
         """New x."""
-        return x + self.update(scalar_messages(self.project(x), table, filters))
+        return x + self.update(filters.messages(self.project(x), table))
 
-    def first(self, embedding: Tensor, kinds: Tensor, table: Tensor, filters: Filters) -> Tensor:
+    def first(self, embedding: Tensor, kinds: Tensor, table: Tensor, filters: Filters | SplineFilters) -> Tensor:
         """The same where ``x_j`` is known from the element of j: its messages are curves, one for each element."""
+        if isinstance(filters, SplineFilters):
+            sent = self.project(embedding).index_select(0, kinds)
+            return embedding.index_select(0, kinds) + self.update(filters.messages(sent, table))
         curves = self.project(embedding).unsqueeze(1) * table
         return embedding.index_select(0, kinds) + self.update(element_messages(curves, kinds, filters))
 
@@ -126,7 +132,7 @@ class SchNet(Potential):
         self.interactions = nn.ModuleList(parts)
         self.hidden = dense(n_features, n_features // 2)
         self.readout = LinearReadout(n_features // 2)
-        self._kept = Kept()
+        self._kept, self._faded = Kept(), Kept()  # tables without and with the cutoff function
 
     @classmethod
     def tiny(cls) -> SchNet:
@@ -142,20 +148,32 @@ class SchNet(Potential):
         once = graph.first_order or not torch.is_grad_enabled()
         on, tables = self.tables(constant=once)
         distances = graph.vectors().square().sum(-1).sqrt()
-        taps = Taps(distances, on, self.cutoff, cutoff_function(self.cutoff_function))
-        filters = Filters(segments(graph), taps, distances)
+        filters = self._geometry(graph, distances, on)
         embedding, kinds = self.embedding.present(graph.numbers)
         distinct = self.distinct()
         layers = [min(k, len(distinct) - 1) for k in range(self.n_layers)]
         first, *others = [(distinct[k], tables[k]) for k in layers]
         if once:
-            curves = self._kept.product(first[0].project(embedding), first[1])
             constant = [Layer(t, i.project.weight.detach(), list(i.update.parameters())) for i, t in (first, *others)]
-            return first_order.scalar_interactions(embedding.index_select(0, kinds), curves, kinds, constant, filters)
+            if isinstance(filters, SplineFilters):
+                return first_order.scalar_interactions(embedding.index_select(0, kinds), constant, filters)
+            curves = self._kept.product(first[0].project(embedding), first[1])
+            return first_order.curve_interactions(embedding.index_select(0, kinds), curves, kinds, constant, filters)
         x = first[0].first(embedding, kinds, first[1], filters)
         for interaction, table in others:
             x = interaction(x, table, filters)
         return x
+
+    @property
+    def _compiled(self) -> bool:
+        """Whether compiled kernels sum the messages; then the cutoff function is in the tables."""
+        return available(self.hidden.weight.device, self.hidden.weight.dtype, 0)
+
+    def _geometry(self, graph: Graph, distances: Tensor, on: Grid) -> Filters | SplineFilters:
+        if self._compiled:
+            return SplineFilters(in_order(graph), distances.to(self.hidden.weight.dtype), on)
+        taps = Taps(distances, on, self.cutoff, cutoff_function(self.cutoff_function))
+        return Filters(segments(graph), taps, distances)
 
     def distinct(self) -> list[Interaction]:
         """One interaction if all are the same, else all."""
@@ -167,7 +185,8 @@ class SchNet(Potential):
         if constant:
             parameters = [p for i in self.distinct() for p in i.filter.parameters()]
             double = lambda: partial(self.filters, interactions=[deepcopy(i).double() for i in self.distinct()])  # noqa: E731
-            return self._kept.of(double, parameters, self.cutoff, self.radial, self.n_radial)
+            kept = self._faded if self._compiled else self._kept
+            return kept.of(double, parameters, self.cutoff, self.radial, self.n_radial)
         on = grid(self.cutoff, intervals(self.radial, self.n_radial, weight.dtype), weight.dtype, weight.device)
         solve = solver(on.intervals, weight.dtype, weight.device)
         return on, [solve @ values for values in self.filters(on.points)]
@@ -175,6 +194,10 @@ class SchNet(Potential):
     def filters(
         self, distances: Float[Tensor, " points"], interactions: Sequence[Interaction] | None = None
     ) -> list[Tensor]:
-        """What the filter networks give, without the cutoff function, each ``(points, n_filters)``."""
+        """What the filter networks give, each ``(points, n_filters)``; compiled, with the cutoff function."""
         basis = radial_basis(self.radial, distances, self.cutoff, self.n_radial)
-        return [i.filter(basis) for i in interactions or self.distinct()]
+        found = [i.filter(basis) for i in interactions or self.distinct()]
+        if not self._compiled:
+            return found
+        fade = continued(self.cutoff_function, distances, self.cutoff).unsqueeze(1)
+        return [values * fade for values in found]
