@@ -12,8 +12,9 @@ seed by seed, in percent, with its standard error. The score is the one by which
 absolute errors of energies per atom and of forces, each over the spread of its labels.
 
 Each run has a folder of its own under ``--out`` and goes on there if it was interrupted; what is finished stands in
-``results.jsonl`` and is not run again. Wall time is that of a machine that does nothing else: look at the steps.
-Seeds come first, so that a table of one seed is complete before the second begins.
+``results.jsonl`` and is not run again. Wall time compares nothing on a machine with other work (look at the steps);
+there give ``--epochs``, which makes runs of equal length, and weigh the processor time that each took. Seeds come
+first, so that a table of one seed is complete before the second begins.
 """
 
 import argparse
@@ -58,7 +59,7 @@ GROUPS = {
     "couplings": {
         "reduced": {"model": {"reduced_couplings": True}}, "iterated": {"model": {"reduced_couplings": False}}
     },
-    "polish": {"none": {}, "L-BFGS": descend(polish=10_000)},
+    "polish": {"none": {}, "L-BFGS": descend(polish=300)},
 }  # fmt: skip
 ONLY_MACE = ("radial", "cutoff", "couplings")
 
@@ -80,7 +81,8 @@ def settings_of(args, change):
     model = {k: p.default for k, p in registry.parameters(registry.get(model["name"])).items()} | model
     model = {k: v for k, v in model.items() if k != "elements"} | change.get("model", {})
     stages = {k: dict(words[k]) | change.get(k, {}) for k in config.STAGES if k in words or k in change}
-    stages["descend"] = {"max_time": seconds(args.max_time)} | stages["descend"]
+    length = {"max_time": seconds(args.max_time)} if args.epochs is None else {"epochs": args.epochs}
+    stages["descend"] = length | stages["descend"]
     stages["descend"].setdefault("learning_rate", RATES[stages["descend"]["optimizer"]])
     return {"model": model, "stages": json.loads(json.dumps(stages))}
 
@@ -135,6 +137,10 @@ def plan_of(args):
     return wanted | {(g, label): settings_of(args, change) for g in groups for label, change in GROUPS[g].items()}
 
 
+def budget(args):
+    return args.max_time if args.epochs is None else f"{args.epochs} epochs"
+
+
 def key_of(settings, seed, n_train):
     return json.dumps({**settings, "seed": seed, "n_train": n_train}, sort_keys=True)
 
@@ -149,8 +155,8 @@ def cell(values, digits=1):
 def table(args, plan, results):
     """Markdown: a row a label."""
     sets = ("valid",) if args.no_tests else ("valid", "300K", "600K", "1200K")
-    print(f"\n{args.model}, {args.max_time} a run, RMSE: energy of the molecule, meV / forces, meV/Å\n")
-    print("| | | seeds | steps | change, % | " + " | ".join(sets) + " |\n|" + "---|" * (5 + len(sets)))
+    print(f"\n{args.model}, {budget(args)} a run, RMSE: energy of the molecule, meV / forces, meV/Å\n")
+    print("| | | seeds | steps | s | change, % | " + " | ".join(sets) + " |\n|" + "---|" * (6 + len(sets)))
     of = lambda s: [results[k] for seed in range(args.seeds) if (k := key_of(s, seed, args.n_train)) in results]  # noqa: E731
     base = {r["seed"]: r for r in of(plan["base", ""])}
     for (group, label), settings in plan.items():
@@ -165,7 +171,8 @@ def table(args, plan, results):
             for s in sets
         ]  # fmt: skip
         steps = f"{statistics.fmean(r['steps'] for r in found):.0f}"
-        print(f"| {group} | {label} | {len(found)} | {steps} | {change} | " + " | ".join(cells) + " |")
+        spent = f"{statistics.fmean(r['processor_seconds'] for r in found):.0f}"
+        print(f"| {group} | {label} | {len(found)} | {steps} | {spent} | {change} | " + " | ".join(cells) + " |")
 
 
 def main():
@@ -174,6 +181,7 @@ def main():
     parser.add_argument("--only", nargs="+", help="groups; all without")
     parser.add_argument("--set", nargs="+", default=[], help="key=value, changes of the base: model.cutoff=4.5")
     parser.add_argument("--max-time", default="10m", help="of the descent, as in `epot fit`")
+    parser.add_argument("--epochs", type=int, help="in place of --max-time, where other work is on the machine")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n-train", type=int, help="structures to fit to, at most")
     parser.add_argument("--data", type=Path, default=DATA)
@@ -197,7 +205,7 @@ def main():
             key = key_of(settings, seed, args.n_train)
             if key in results:
                 continue
-            name = "-".join(f"{args.model} {args.max_time} {group} {label} {args.n_train or ''}".split())
+            name = "-".join(f"{args.model} {budget(args)} {group} {label} {args.n_train or ''}".split())
             folder = args.out / name.replace(":", "-") / f"seed{seed}"
             facts = {"group": group, "label": label, "seed": seed, "n_train": args.n_train, "settings": settings}
             results[key] = facts | run(args, settings, seed, folder)

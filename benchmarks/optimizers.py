@@ -56,7 +56,12 @@ def stage_of(args, word, epochs):
 
 def costs_of_a_step(args, names):
     """Seconds of processor time of a step of each optimizer: blocks of ten steps in turn, the least of five."""
-    loops = {name: stage_of(args, name, 10)._prepare(state_of(args, 0)) for name in names}
+    from epot.fit.loop import Loop
+
+    loops = {}
+    for name in names:
+        stage, state = stage_of(args, name, 10), state_of(args, 0)
+        loops[name] = Loop(stage, state, *stage._prepare(state))
     blocks = {name: [] for name in names}
     for _ in range(6):
         for name, loop in loops.items():
