@@ -98,17 +98,16 @@ class SplineFilters(NamedTuple):
             y: of each sender.
             table: coefficients of the splines, cutoff function included.
         """
-        return spline_messages(y, table, *self._where(), *self._how())[0].squeeze(1)
+        r, ones = self._where()
+        return spline_messages(y, table, r, ones, self.sites, SCALAR, Knots(self.grid))[0].squeeze(1)
 
     def _where(self) -> tuple[Tensor, Tensor]:
         return self.distances, self.distances.new_ones(len(self.distances), 1)
 
-    def _how(self) -> tuple[Sites, Scheme, Knots]:
-        return self.sites, SCALAR, Knots(self.grid)
-
     def gradient(
         self, grad: Float[Tensor, "atoms F"], y: Float[Tensor, "atoms F"], table: Float[Tensor, "rows F"], by_y: bool
-    ) -> tuple[Tensor | None, Float[Tensor, " pairs"]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """dE/dy (if wanted) and dE/dr from dE/dm, without a history."""
-        d_y, _, d_r, _ = gradient([grad], (y, table, *self._where()), *self._how(), (by_y, False, True, False))
+        where = self.sites, SCALAR, Knots(self.grid)
+        d_y, _, d_r, _ = gradient([grad], (y, table, *self._where()), *where, (by_y, False, True, False))
         return d_y, d_r

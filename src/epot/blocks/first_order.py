@@ -119,7 +119,7 @@ class _Compiled(NamedTuple):
         y = x.mm(layer.project.t())
         return self.filters.messages(y, layer.table), y
 
-    def gradient(self, k: int, grad: Tensor, y: Tensor, layer: Layer) -> tuple[Tensor | None, Tensor]:
+    def gradient(self, k: int, grad: Tensor, y: Tensor, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
         """By what was sent (None in the first layer) and by the distances."""
         return self.filters.gradient(grad, y, layer.table, k > 0)
 
@@ -129,21 +129,20 @@ class _Curves(NamedTuple):
 
     filters: Filters
     curves: Tensor
-    index: Tensor
+    places: Tensor
 
     def sum(self, k: int, x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         if k == 0:
-            found = messages.curve_sum(self.curves, self.filters, self.index, self.filters.taps.weights(0))
+            found = messages.curve_sum(self.curves, self.filters, self.places, self.filters.taps.weights(0))
             return found, self.curves
         y = x.mm(layer.project.t())
         return messages.message_sum(y, layer.table, self.filters), y
 
-    def gradient(self, k: int, grad: Tensor, y: Tensor, layer: Layer) -> tuple[Tensor | None, Tensor]:
+    def gradient(self, k: int, grad: Tensor, y: Tensor, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
         if k == 0:
-            return None, messages.curve_dot(grad, y, self.filters, self.index, self.filters.taps.weights(1))
+            return None, messages.curve_dot(grad, y, self.filters, self.places, self.filters.taps.weights(1))
         d_y = messages.message_sum(grad, layer.table, self.filters)
         _, _, slopes = messages.gradient(grad, y, layer.table, self.filters, (False, False, True))
-        assert slopes is not None  # noqa: S101  (it was asked for)
         return d_y, slopes
 
 
@@ -171,6 +170,7 @@ class _Scalars(torch.autograd.Function):
             d_y, slopes = sums.gradient(k, grad.mm(w2).mul_(h.sigmoid()).mm(w1), y, layer)
             if d_y is not None:
                 grad = torch.addmm(grad, d_y, layer.project)
+            assert slopes is not None  # noqa: S101  (they are always wanted)
             d_r = slopes if d_r is None else d_r.add_(slopes)
         return d_r, None, None, None
 

@@ -172,16 +172,24 @@ class _Call:
     """What the kernels need besides tensors that are differentiated; keeps alive what it points to."""
 
     def __init__(self, table: Tensor, sites: Sites, scheme: Scheme, knots: Knots) -> None:
-        self.lib, self.name, self.scheme = native.library("messages"), NAMES[table.dtype], scheme
-        self.channels, self.sites, self.threads = table.shape[1] // scheme.n_paths, sites, torch.get_num_threads()
-        starts, widths = _rows(sites)
-        self._terms = knots.grid.terms.double().contiguous()
-        self._held = [sites.layout.rows, starts, sites.neighbors.contiguous(), widths, sites.layout.senders]
-        rows = _Rows(len(starts), *[t.data_ptr() for t in self._held], self.threads)
+        self.name, self.scheme, self.sites = NAMES[table.dtype], scheme, sites
+        self.channels, self.threads = table.shape[1] // scheme.n_paths, torch.get_num_threads()
+        n_rows = table.shape[0] // knots.n_kinds
+        key = f"call {id(scheme)} {self.channels} {self.threads} {n_rows} {knots.grid.step} {id(knots.kinds)}"
+        if key not in sites.made:
+            sites.made[key] = self._made(n_rows, knots)
+        self._head, self._held = sites.made[key]
+
+    def _made(self, n_rows: int, knots: Knots) -> tuple[list[Any], list[Any]]:
+        """What every kernel is given first, and what it points to."""
+        starts, widths = _rows(self.sites)
+        terms, layout = knots.grid.terms.double().contiguous(), self.sites.layout
+        held = [layout.rows, starts, self.sites.neighbors.contiguous(), widths, layout.senders]
+        rows = _Rows(len(starts), *[t.data_ptr() for t in held], self.threads)
         kinds = None if knots.kinds is None else knots.kinds.data_ptr()
-        self._knots = knots
-        spline = _Spline(knots.grid.step, self._terms.data_ptr(), kinds, table.shape[0] // knots.n_kinds)
-        self._head = [ctypes.byref(one) for one in (scheme.shape(self.channels), rows, spline)]
+        spline = _Spline(knots.grid.step, terms.data_ptr(), kinds, n_rows)
+        head = [ctypes.byref(one) for one in (self.scheme.shape(self.channels), rows, spline)]
+        return head, [*held, terms, knots, self.scheme]
 
     def sums(self, like: Tensor) -> list[Tensor]:
         """Room for results."""
@@ -190,7 +198,7 @@ class _Call:
 
     def run(self, kernel: str, *arguments: Tensor | Sequence[Tensor] | None) -> None:
         """Call a kernel with pointers to contiguous tensors."""
-        getattr(self.lib, f"{kernel}_{self.name}")(*self._head, *pointers(arguments))
+        getattr(native.library("messages"), f"{kernel}_{self.name}")(*self._head, *pointers(arguments))
 
     def room(self, like: Tensor, wanted: bool) -> list[Tensor] | None:
         """Zeros for what each thread adds to."""
