@@ -226,7 +226,8 @@ class _Call:
         along[0] = torch.zeros_like(features) if along[0] is None else along[0]
         along[3] = torch.zeros_like(y) if along[3] is None else along[3]
         grads = [g.contiguous() for g in grads]
-        out, dr, dy = self.sums(features), torch.empty_like(r), torch.empty_like(y)
+        out, geometry = self.sums(features), wanted[2] or wanted[3]
+        dr, dy = (torch.empty_like(r), torch.empty_like(y)) if geometry else (None, None)
         senders, tables = self.room(features, wanted[0]), self.room(table, wanted[1])
         self.run("second", features, table, r, y, *along, grads, out, senders, tables, dr, dy)
         return (_total(senders), _total(tables), dr, dy), out

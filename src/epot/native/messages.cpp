@@ -98,6 +98,15 @@ template <typename T> struct Taps {
         }
     }
 
+    void add2(const T* x, const T* y, T factor, int64_t size, T* table) const {  // x, and factor times y for the slope
+        for (int t = 0; t < TAPS; ++t) {
+            const T v = n[0][t], w = n[1][t] * factor;
+            T* to = table + (row + t) * size;
+#pragma omp simd
+            for (int64_t k = 0; k < size; ++k) to[k] += v * x[k] + w * y[k];
+        }
+    }
+
     void add(const T* x, int64_t size, int order, T* table) const {
         for (int t = 0; t < TAPS; ++t) {
             const T w = n[order][t];
@@ -330,7 +339,7 @@ template <typename T> struct PullAlong {  // gradients of the derivative along (
 };
 
 // S is E with one factor at a time replaced by its change: ah of h, atable of table, ar of r, ay of y. Its gradients by
-// D (out), h and table (of each thread), r and y (of each slot).
+// D (out), h and table (of each thread), r and y (of each slot, or null both).
 template <typename T>
 void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
             const T* ah, const T* atable, const T* ar, const T* ay, T* const* grads, T* const* out,
@@ -352,33 +361,33 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                 const Taps<T> taps(spline, r, e, 3);
                 const T change_r = ar ? ar[e] : 0;
                 taps.values2(table, size, w, slope);
-                taps.values(table, size, 2, bend);
                 if (atable) taps.values2(atable, size, aw, aslope);
                 else clear(aw, 2 * size);  // and aslope, which follows
 #pragma omp simd
-                for (int64_t k = 0; k < size; ++k) {
-                    aw[k] += change_r * slope[k];
-                    aslope[k] += change_r * bend[k];
+                for (int64_t k = 0; k < size; ++k) aw[k] += change_r * slope[k];
+                if (dr) {
+                    taps.values(table, size, 2, bend);
+#pragma omp simd
+                    for (int64_t k = 0; k < size; ++k) aslope[k] += change_r * bend[k];
                 }
                 clear(sums, s.n_y * LANES);
                 const int64_t from = rows.senders[e] * s.n_h * C;
                 T* const dhe = dh ? dh[mine] + from : spare;
                 by_channels<T>(C, PullAlong<T>{s, g, w, h + from, y + e * s.n_y, aw, ah + from, ay + e * s.n_y, to, dw,
                                                daw, dhe, sums});
-                finish(sums, s.n_y, dy + e * s.n_y);
-                dr[e] = dot(dw, slope, size) + dot(daw, aslope, size);
+                if (dr) {
+                    finish(sums, s.n_y, dy + e * s.n_y);
+                    dr[e] = dot(dw, slope, size) + dot(daw, aslope, size);
+                }
                 if (dtable) {
-                    taps.add(dw, size, 0, dtable[mine]);
-                    if (change_r != 0) {
-#pragma omp simd
-                        for (int64_t k = 0; k < size; ++k) daw[k] *= change_r;
-                        taps.add(daw, size, 1, dtable[mine]);
-                    }
+                    taps.add2(dw, daw, change_r, size, dtable[mine]);
                 }
             }
             couple(s, to, out, rows.atom[row]);
-            clear(dr + end, rest);
-            clear(dy + end * s.n_y, rest * s.n_y);
+            if (dr) {
+                clear(dr + end, rest);
+                clear(dy + end * s.n_y, rest * s.n_y);
+            }
         }
     }
 }
