@@ -3,17 +3,17 @@
     python benchmarks/mace_speed.py --peer-python MACE/bin/python [--systems mol27 si216 water192 si1000 train]
     python benchmarks/mace_speed.py --nequip-python NEQUIP/bin/python --tensornet-python TORCHMDNET/bin/python
 
-64x0e+64x1o, max_ell 3, correlation 3, 2 layers, 8 Bessel functions, radial network 64 64 64, cutoff 5 Å, float32; residual
-interactions in both layers, as mace-torch's command line has them; sizes and numbers of neighbors the same, weights
-random on both sides (tests/interchange/test_mace_files.py shows that the same weights give the same numbers; speed does
-not depend on them). Each through its ASE calculator, the atoms moved by 1e-3 Å before every call; ``epot`` is with
-compiled kernels and its default skin of 0.5 Å, ``eager`` the same with EPOT_NATIVE=0, ``search`` compiled with a neighbor
-search at every call as mace-torch has it. ``train``: an optimizer step on energies and forces of eight 27-atom molecules,
-collated.
+64x0e+64x1o, max_ell 3, correlation 3, 2 layers, 8 Bessel functions, radial network 64 64 64, cutoff 5 Å, float32;
+residual interactions in both layers, as mace-torch's command line has them; sizes and numbers of neighbors the same,
+weights random on both sides (tests/interchange/test_mace_files.py shows that the same weights give the same numbers;
+speed does not depend on them). Each through its ASE calculator, the atoms moved by 1e-3 Å before every call; ``epot``
+is with compiled kernels and its default skin of 0.5 Å, ``eager`` the same with EPOT_NATIVE=0, ``search`` compiled
+with a neighbor search at every call as mace-torch has it. ``train``: an optimizer step on energies and forces of
+eight 27-atom molecules, collated.
 
-NequIP: l_max 1, 64 features, 4 layers, exported ahead of time (its documented fast mode; training compiled). TensorNet:
-64 channels, 2 layers, as torchmd-net's calculator runs it. The environments: mace-torch 0.3, nequip 0.6 or later,
-torchmd-net 2 or later.
+NequIP: l_max 1, 64 features, 4 layers, exported ahead of time (its documented fast mode; training compiled).
+TensorNet: 64 channels, 2 layers, as torchmd-net's calculator runs it. The environments: mace-torch 0.3, nequip 0.6 or
+later, torchmd-net 2 or later.
 """
 
 import argparse
@@ -111,8 +111,9 @@ class MaceTorch:
             interaction_cls_first=block, num_interactions=2, num_elements=len(elements),
             hidden_irreps=o3.Irreps(f"{CHANNELS}x0e + {CHANNELS}x1o"), MLP_irreps=o3.Irreps("16x0e"),
             atomic_energies=np.zeros(len(elements)),
-            avg_num_neighbors=len(neighbor_list("i", atoms, CUTOFF)) / len(atoms), atomic_numbers=elements, correlation=3,
-            gate=torch.nn.functional.silu, radial_MLP=[64, 64, 64], radial_type="bessel", atomic_inter_scale=1.0,
+            avg_num_neighbors=len(neighbor_list("i", atoms, CUTOFF)) / len(atoms),
+            atomic_numbers=elements, correlation=3, gate=torch.nn.functional.silu, radial_MLP=[64, 64, 64],
+            radial_type="bessel", atomic_inter_scale=1.0,
             atomic_inter_shift=0.0,
         )  # fmt: skip
 
@@ -137,9 +138,7 @@ class MaceTorch:
         table = utils.AtomicNumberTable([int(z) for z in model.atomic_numbers])
         keys = data.KeySpecification(info_keys={"energy": "REF_energy"}, arrays_keys={"forces": "REF_forces"})
         made = [
-            data.AtomicData.from_config(
-                data.config_from_atoms(a, key_specification=keys), z_table=table, cutoff=CUTOFF
-            )
+            data.AtomicData.from_config(data.config_from_atoms(a, key_specification=keys), z_table=table, cutoff=CUTOFF)
             for a in frames
         ]
         batch = next(iter(torch_geometric.dataloader.DataLoader(made, batch_size=8, shuffle=False)))
@@ -167,8 +166,8 @@ class Nequip:
         names = self.names()
         return NequIPGNNModel(
             seed=1, model_dtype="float32", type_names=names, r_max=CUTOFF, avg_num_neighbors=20.0,
-            per_type_energy_scales=1.0, per_type_energy_shifts=dict.fromkeys(names, 0.0), compile_mode=mode, num_layers=4,
-            l_max=1, parity=False, num_features=64, radial_mlp_depth=1, radial_mlp_width=64, num_bessels=8,
+            per_type_energy_scales=1.0, per_type_energy_shifts=dict.fromkeys(names, 0.0), compile_mode=mode,
+            num_layers=4, l_max=1, parity=False, num_features=64, radial_mlp_depth=1, radial_mlp_width=64, num_bessels=8,
         )  # fmt: skip
 
     def names(self):

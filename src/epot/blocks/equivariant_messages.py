@@ -162,7 +162,8 @@ class _Messages(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         wanted = tuple(is_wanted(t) for t in ctx.saved_tensors)
         if not torch.is_grad_enabled():
-            return *kernels.backward(grads, *ctx.saved_tensors, *ctx.at, wanted), None, None
+            found = kernels.backward(grads, *ctx.saved_tensors, *ctx.at, wanted)  # type: ignore[call-arg]
+            return *found, None, None
         return *_Gradient.apply(*ctx.saved_tensors, *ctx.at, wanted, *grads), None, None
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import silu
 
 from ..typing import Float, Tensor
+from .training_constant import TrainingConstant
 
 SILU_GAIN = 1 / 0.6
 """What SiLU is multiplied by (the paper's scaled activation): of a unit normal it has then about unit variance."""
@@ -73,23 +74,8 @@ def residuals(n_features: int, n: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(n_features) for _ in range(n)))
 
 
-class ScalingFactor(nn.Module):
-    """A number alpha with ``Var(alpha y) = Var(x)`` over training data: set once before training, then constant.
-
-    Attributes:
-        factor: alpha, ``()``; 1 until it was fitted or read from a file.
-        settled: whether it was, ``()``.
-        observing: the next call fits it, if it is not settled.
-    """
-
-    factor: Tensor
-    settled: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("factor", torch.ones((), dtype=torch.float32))
-        self.register_buffer("settled", torch.zeros((), dtype=torch.bool))
-        self.observing = False
+class ScalingFactor(TrainingConstant):
+    """A number alpha with ``Var(alpha y) = Var(x)`` over training data: set once before training, then constant."""
 
     def forward(
         self, y: Float[Tensor, "rows F"], like: Float[Tensor, "others G"], repeats: Tensor | None = None
@@ -109,8 +95,7 @@ class ScalingFactor(nn.Module):
     def _fit(self, y: Tensor, like: Tensor, repeats: Tensor | None) -> None:
         ratio = spread(like, repeats) / spread(y)
         if bool(torch.isfinite(ratio)) and bool(ratio > 0):
-            self.factor.copy_(ratio.sqrt())
-            self.settled.fill_(True)
+            self.settle(ratio.sqrt())
 
 
 def spread(x: Float[Tensor, "rows F"], repeats: Tensor | None = None) -> Tensor:

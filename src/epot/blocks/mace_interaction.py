@@ -27,12 +27,12 @@ from .channels import joined, mixed, mixed_by_element
 from .element_order import Sites
 from .equivariant_messages import Paths, equivariant_messages
 from .filter_tables import solver
-from .gemnet_layers import ScalingFactor
 from .kept import Kept
 from .mace_geometry import Seen, Surroundings
 from .neighbor_products import outer
 from .radial_network import RadialNetwork, unit_normal
 from .spline_messages import spline_messages
+from .training_constant import TrainingConstant
 
 RELEVANT = {torch.float32: 1e-7, torch.float64: 1e-13}  # share of the largest singular value
 Kind = Literal["agnostic", "residual", "density", "density_residual", "nonlinear"]
@@ -67,7 +67,7 @@ class Interaction(nn.Module):
         self.kind, self.n_edge, self.first = kind, n_edge_channels, first
         self.paths = Paths(l_in, l_harmonic, l_harmonic)
         self.up = unit_normal(l_in + 1, n_channels, n_edge_channels)
-        self.network = RadialNetwork(radial)
+        self.network: nn.Module = RadialNetwork(radial)
         self.weight = unit_normal(radial[-1], len(self.paths) * n_edge_channels)
         widths = [len(own) * n_edge_channels for own in self.paths.by_result]
         self.mix = nn.ParameterList(unit_normal(width, n_channels) for width in widths)
@@ -176,14 +176,13 @@ class Interaction(nn.Module):
         return 1 + over_neighbors(self.density(around.pairs), around.sites)[:, None, None]
 
 
-class MeanNeighbors(ScalingFactor):
-    """Neighbors of an atom, on average over training data: set once before training (:class:`ScalingFactor`)."""
+class MeanNeighbors(TrainingConstant):
+    """Neighbors of an atom, on average over training data: set once before training."""
 
     def forward(self, sites: Sites) -> Float[Tensor, ""]:
         """The mean."""
         if self.observing and not bool(self.settled):
-            self.factor.copy_(sites.neighbors.double().mean().clamp(min=1))
-            self.settled.fill_(True)
+            self.settle(sites.neighbors.double().mean().clamp(min=1))
         return self.factor
 
 

@@ -65,7 +65,8 @@ class NonlinearInteraction(Interaction):
     def hidden(self, seen: Seen) -> Float[Tensor, "distances K_plus_one"]:
         """H, and the cutoff function alone for the bias."""
         hidden = self.network(self._with_elements(seen))
-        return torch.cat([hidden, torch.ones_like(seen.radial[:, :1])], -1) * seen.fade
+        assert seen.fade is not None  # the network has biases: MACE asks for it
+        return torch.cat([hidden, torch.ones_like(seen.fade)], -1) * seen.fade
 
     def combined(self) -> Float[Tensor, "K_plus_one paths_channels"]:
         """W with the bias as its last row."""
@@ -73,6 +74,7 @@ class NonlinearInteraction(Interaction):
 
     def density(self, seen: Seen) -> Float[Tensor, "distances 1"]:
         """A neighbor's share of rho."""
+        assert seen.fade is not None
         return torch.tanh(self.density_out(self.density_network(self._with_elements(seen))).square()) * seen.fade
 
     def _with_elements(self, seen: Seen) -> Float[Tensor, "distances inputs"]:

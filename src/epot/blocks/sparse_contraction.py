@@ -80,8 +80,8 @@ def _terms(l_max: int, l_out: tuple[int, ...], correlation: int, reduced: bool) 
             parts = monomials((l_max + 1) ** 2, order).parts
             used = (found.abs() > 1e-12 * found.abs().max().clamp(min=1e-30)).any(2).nonzero()
             for component, monomial in used.tolist():
-                *common, last = parts[monomial].tolist()
-                listed.append(((*common, one, one, one)[:3], last, first + component))
+                *factors, last = parts[monomial].tolist()
+                listed.append(((*factors, one, one, one)[:3], last, first + component))
             paths.append(found[used[:, 0], used[:, 1]])
         first += 2 * degree + 1
     order_of = sorted(range(len(listed)), key=lambda n: listed[n])

@@ -59,8 +59,7 @@ def _interaction(ours: Any, theirs: Recorded, order: Tensor, where: str) -> None
     degrees = len(ours.up)
     parts = [e3nn.padded(up.dense(n), (up.dense(n).shape[0], n_edge)) for n in range(degrees)]
     _put(ours.up, _stacked(parts), f"{where}.linear_up")
-    ours.neighbors.factor.fill_(float(theirs.get("avg_num_neighbors")))
-    ours.neighbors.settled.fill_(True)
+    ours.neighbors.settle(float(theirs.get("avg_num_neighbors")))
     nonlinear = ours.kind == "nonlinear"
     columns = _columns(ours, theirs, where)
     mixing = e3nn.linear(theirs.get("linear_1" if nonlinear else "linear"), f"{where}.linear")

@@ -208,8 +208,7 @@ class MACE(Potential):
 
     @classmethod
     def tiny(cls) -> MACE:
-        sizes = {"n_channels": 4, "max_ell": 2, "n_radial": 4, "radial_mlp": (8,), "n_readout": 4, "cutoff": 4.0}
-        return cls(**sizes)
+        return cls(n_channels=4, max_ell=2, n_radial=4, radial_mlp=(8,), n_readout=4, cutoff=4.0)
 
     def forward(self, graph: Graph) -> Output:
         scalars, sites = self.atoms(graph)
@@ -236,6 +235,7 @@ class MACE(Potential):
 
     def _surroundings(self, graph: Graph) -> tuple[Surroundings, Tensor]:
         """The geometry, and the features of the elements that are there."""
+        assert self.elements is not None
         near = neighborhood(graph, self.cutoff, self.embedding.weight.dtype)
         embedded, _ = self.embedding.present(graph.numbers)
         sites = by_element(graph, near.layout, self.embedding.rows(graph.numbers), self.elements)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ...blocks.gemnet_layers import ScalingFactor
+from ...blocks.training_constant import TrainingConstant
 from ...data.structure import Structure
 from ...errors import ConfigError, FitError
 from ...geometry.graph import Graph, build, collate
@@ -17,7 +17,8 @@ from ..recipe import FitState, Stage
 
 
 class FitScaling(Stage):
-    """Sets the scaling factors of a potential with random weights (GemNet, arXiv:2106.08903).
+    """Sets numbers that a potential takes from its training data before its weights are trained: GemNet's scaling factors
+    (arXiv:2106.08903), MACE's mean number of neighbors.
 
     Structures are drawn at random until they have enough pairs, and evaluated once as one batch: each factor is set
     when the evaluation reaches it, so it sees those before it at their final values. Factors that are set already, by
@@ -86,6 +87,6 @@ class FitScaling(Stage):
         return collate(graphs)
 
 
-def factors(potential: Potential) -> dict[str, ScalingFactor]:
+def factors(potential: Potential) -> dict[str, TrainingConstant]:
     """All scaling factors, by name."""
-    return {name: m for name, m in potential.named_modules() if isinstance(m, ScalingFactor)}
+    return {name: m for name, m in potential.named_modules() if isinstance(m, TrainingConstant)}
