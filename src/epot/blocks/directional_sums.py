@@ -14,6 +14,8 @@ of which the inner sum is, for all i and c at once, a product of a matrix of ang
 all layers, with the messages that reach j: 7 c K multiplications at the speed of matrix products. (The addition theorem
 of spherical harmonics would take i and k apart, with 98 c instead. As batched products of matrices with few rows these
 were measured to be slower than the former below some 50 neighbors, and not by much faster above.)
+
+Compiled kernels (:mod:`epot.blocks.directional_native`) do the same for one atom at a time.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from ..typing import Float, Tensor
 from . import directional_kernels as kernels
 from .angles import legendre_angles
 from .directional_kernels import Slots
+from .directional_native import Pairs, available, native_angles, native_sums, pairs_of
 from .neighborhood import Layout, Neighborhood
 
 
@@ -38,12 +41,12 @@ class Around(NamedTuple):
     """The neighbors of every atom as the sums need them, the same for every layer.
 
     Attributes:
-        slots: where messages come from and go to.
-        radial: ``R_ln``, in blocks.
-        angles: ``P_l``, zero for k = i, in blocks.
+        slots: where messages come from and go to; with compiled kernels the pairs themselves.
+        radial: ``R_ln``, in blocks, or of each pair.
+        angles: ``P_l``, zero for k = i, in blocks, or of each atom.
     """
 
-    slots: Slots
+    slots: Slots | Pairs
     radial: Float[Tensor, " radial_of_slots"]
     angles: Float[Tensor, " angles_of_slots"]
 
@@ -51,6 +54,11 @@ class Around(NamedTuple):
 def around(graph: Graph, near: Neighborhood, radial: Float[Tensor, "degrees n slots"]) -> Around:
     """Lay out angles and radial functions, which must vanish at the cutoff, where empty slots lie."""
     layout = near.layout
+    if available(radial.device, radial.dtype):
+        pairs = pairs_of(graph)
+        units = near.directions.index_select(0, layout.place)
+        own = radial.flatten(0, 1).t().index_select(0, layout.place)
+        return Around(pairs, own, native_angles(units, pairs, len(radial)))
     slots = graph._once("directional_slots", lambda: _slots(graph, layout))
     arranged = _Arranged.apply(radial.flatten(0, 1), layout)
     return Around(slots, arranged, legendre_angles(near.directions, layout, len(radial)))
@@ -69,6 +77,8 @@ def directional_sums(
     if not len(x):
         return x
     weights = weights * _norms(len(weights), x.dtype, x.device)
+    if isinstance(around.slots, Pairs):
+        return native_sums(x, weights, around.radial, around.angles, around.slots)
     return _Sums.apply(x, weights, around.radial, around.angles, around.slots)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..blocks.activation import silu
 from ..blocks.dense_chain import GIVEN, Step, dense_chain
+from ..blocks.directional_native import filtered
 from ..blocks.directional_sums import Around, around, directional_sums
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.mlp import dense
@@ -107,7 +108,7 @@ class Interaction(nn.Module):
         pairs, triplets = self.rbf_filter(), self.sbf_filters()
         if once:
             pairs, triplets = pairs.detach(), triplets.detach()
-        x = chain(m, layers(self.kj)) * rbf.mm(pairs)
+        x = filtered(chain(m, layers(self.kj)), rbf, pairs)
         t = directional_sums(chain(x, layers(self.down)), triplets, around)
         steps = [*layers(self.up, *self.before), *layers(self.skip)]
         steps[0] = steps[0]._replace(plus=GIVEN)  # x_ji
@@ -133,10 +134,10 @@ class AtomOutput(nn.Module):
         self.up = orthogonal(n_features, n_output, bias=False)
         self.layers = nn.ModuleList(orthogonal(n_output, n_output) for _ in range(n_layers))
 
-    def forward(self, m: Tensor, rbf: Tensor, receivers: Tensor, n_atoms: int, once: bool = False) -> Tensor:
-        """``once``: it will be differentiated once, and by geometry only."""
-        x = m.new_zeros(n_atoms, m.shape[1]).index_add(0, receivers, self.rbf(rbf) * m)
-        x = self.up(x)
+    def forward(self, m: Tensor, rbf: Tensor, graph: Graph) -> Tensor:
+        once, weights = graph.first_order, (self.rbf.weight, self.up.weight)
+        pairs, up = (w.detach() for w in weights) if once else weights
+        x = filtered(m, rbf, pairs.t(), graph).mm(up.t())
         return dense_chain(x, layers(*self.layers), constant=once) if len(self.layers) else x
 
 
@@ -240,8 +241,8 @@ class DimeNet(Potential):
 
         m = self.embedding(*self.species.present(graph.numbers), graph.pairs, rbf)
         first, *others = self.outputs
-        found = [first(m, rbf, graph.pairs[0], graph.n_atoms, graph.first_order)]
+        found = [first(m, rbf, graph)]
         for interaction, output in zip(self.interactions, others, strict=True):
             m = interaction(m, rbf, neighbors, graph.first_order)
-            found.append(output(m, rbf, graph.pairs[0], graph.n_atoms, graph.first_order))
+            found.append(output(m, rbf, graph))
         return torch.cat(found, -1)
