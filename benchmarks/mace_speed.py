@@ -167,7 +167,8 @@ class Nequip:
         return NequIPGNNModel(
             seed=1, model_dtype="float32", type_names=names, r_max=CUTOFF, avg_num_neighbors=20.0,
             per_type_energy_scales=1.0, per_type_energy_shifts=dict.fromkeys(names, 0.0), compile_mode=mode,
-            num_layers=4, l_max=1, parity=False, num_features=64, radial_mlp_depth=1, radial_mlp_width=64, num_bessels=8,
+            num_layers=4, l_max=1, parity=False, num_features=64, radial_mlp_depth=1, radial_mlp_width=64,
+            num_bessels=8,
         )  # fmt: skip
 
     def names(self):
