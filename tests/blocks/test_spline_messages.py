@@ -32,7 +32,7 @@ SIZES = [
     (0, 0, 0, 1),
     (1, 1, 1, 17),
 ]
-"""Highest degrees of senders, harmonics and results, and channels, for some of which the kernels have a loop of their own."""
+"""Highest degrees of senders, harmonics and results, and channels, for some the kernels have a loop of their own."""
 
 
 def random_structure(n, seed, periodic=False, box=3.2):
