@@ -45,9 +45,9 @@ class Epot:
         import torch
         from systems import ELEMENTS
 
-        from epot.interchange.pyg import from_pyg
+        from epot.interchange.torch_geometric import dimenet_from_state
 
-        self.model = from_pyg(torch.load(weights, weights_only=True), elements=ELEMENTS, cutoff=CUTOFF)
+        self.model = dimenet_from_state(torch.load(weights, weights_only=True), elements=ELEMENTS, cutoff=CUTOFF)
 
     def calculator(self, mode):
         from epot.simulate.calculator import Calculator

@@ -40,7 +40,7 @@ def grads(function, inputs):
     y = function(*inputs)
     slopes = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
     torch.manual_seed(3)
-    again = sum((s * torch.randn_like(s)).sum() for s in slopes)
+    again = sum((s * torch.randn(s.shape, dtype=s.dtype)).sum() for s in slopes)
     return [y, *slopes, *torch.autograd.grad(again, inputs)]
 
 

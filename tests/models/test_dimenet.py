@@ -1,4 +1,4 @@
-"""DimeNet++: its parts as the paper has them; torch_geometric's numbers are in tests/interchange/test_pyg.py."""
+"""DimeNet++: its parts as the paper has them; torch_geometric's numbers: tests/interchange/test_torch_geometric.py."""
 
 import numpy as np
 import pytest

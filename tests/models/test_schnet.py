@@ -13,7 +13,7 @@ from epot.data.structure import Structure
 from epot.errors import ConfigError, ModelFileError, UnknownElementError
 from epot.geometry.graph import build, collate
 from epot.interchange.schnetpack import from_schnetpack
-from epot.interchange.torch_geometric import from_torch_geometric
+from epot.interchange.torch_geometric import schnet_from_state
 from epot.models.schnet import SchNet
 from epot.potential import Sum
 from epot.predict import predict
@@ -85,11 +85,11 @@ def test_same_as_torch_geometric(pyg, case, name):
     Control: without the mean.
     """
     options = {"mean": 0.3, "std": 1.7} if case == "short" else {}
-    potential = from_torch_geometric(state_of(pyg, case), elements=("H", "C", "N", "O", "Si"), **options)
+    potential = schnet_from_state(state_of(pyg, case), elements=("H", "C", "N", "O", "Si"), **options)
     assert isinstance(potential, Sum) == (case == "short")
     graph, made = same(potential, pyg, case, name)
     if options:
-        wrong = from_torch_geometric(state_of(pyg, case), elements=("H", "C", "N", "O", "Si"), std=1.7)
+        wrong = schnet_from_state(state_of(pyg, case), elements=("H", "C", "N", "O", "Si"), std=1.7)
         apart = float(made.energy - predict(wrong, graph, ("energy",)).energy)
         assert abs(apart - 0.3 * graph.n_atoms) < 1e-10
 
@@ -127,9 +127,9 @@ def test_states_of_something_else_are_refused(schnetpack, pyg):
     with pytest.raises(ModelFileError, match="one hidden layer"):
         from_schnetpack({k: v for k, v in state.items() if "outnet.1" not in k})
     with pytest.raises(ModelFileError, match=r"lacks distance_expansion"):
-        from_torch_geometric({k: v for k, v in state_of(pyg, "short").items() if "offset" not in k})
+        schnet_from_state({k: v for k, v in state_of(pyg, "short").items() if "offset" not in k})
     with pytest.raises(ModelFileError, match="dipole"):
-        from_torch_geometric(state_of(pyg, "short") | {"atomic_mass": torch.zeros(3)})
+        schnet_from_state(state_of(pyg, "short") | {"atomic_mass": torch.zeros(3)})
 
 
 @pytest.mark.parametrize("radial", ["gaussian", "bessel"])

@@ -16,13 +16,13 @@ template <typename T> struct Real;
 template <> struct Real<float> {
     typedef int32_t whole __attribute__((vector_size(64)));
     static constexpr int terms = 8, shift = 23, bias = 127;
-    static constexpr float most = 126;
+    static constexpr float most = 50;  // beyond, s is nothing beside 1; its square times any input is still finite
 };
 
 template <> struct Real<double> {
     typedef int64_t whole __attribute__((vector_size(64)));
     static constexpr int terms = 14, shift = 52, bias = 1023;
-    static constexpr double most = 1022;
+    static constexpr double most = 500;
 };
 
 template <typename T> struct Silu {
@@ -35,7 +35,8 @@ template <typename T> struct Silu {
         1.3215486790144307e-06, 1.0178086009239699e-07, 7.054911620801121e-09, 4.4455382718708116e-10,
         2.5678435993488196e-11, 1.3691488853904128e-12};
 
-    static inline V sigma(V a) {
+    // s = 1 / (1 + exp(-a)), and 1 - s without cancellation
+    static inline V sigma(V a, V& rest) {
         constexpr T most = Real<T>::most;
         V y = a * T(-1.4426950408889634);
         y = y > most ? V{} + most : y;
@@ -47,11 +48,13 @@ template <typename T> struct Silu {
         const I bits = (k + Real<T>::bias) << Real<T>::shift;
         V power;
         std::memcpy(&power, &bits, sizeof(V));
-        return T(1) / (T(1) + sum * power);
+        const V other = sum * power, s = T(1) / (T(1) + other);
+        rest = other * s;
+        return s;
     }
 
-    static inline V slope(V a, V s) { return s * (T(1) + a * (T(1) - s)); }
-    static inline V bend(V a, V s) { return s * (T(1) - s) * (T(2) + a * (T(1) - T(2) * s)); }
+    static inline V slope(V a, V s, V rest) { return s * (T(1) + a * rest); }
+    static inline V bend(V a, V s, V rest) { return s * rest * (T(2) + a * (rest - s)); }
 };
 
 // body.run(k, in, out) on vectors; the last numbers through a copy. Pointers that are null are left alone.
@@ -85,7 +88,10 @@ template <typename T> void value(int64_t n, const T* a, const T* plus, T* out, i
     typedef typename Vector<T>::type V;
     const T* const in[2] = {a, plus};
     T* const to[1] = {out};
-    each<T, 2, 1>(n, in, to, threads, [](const V* x, V* y) { y[0] = x[0] * Silu<T>::sigma(x[0]) + x[1]; });
+    each<T, 2, 1>(n, in, to, threads, [](const V* x, V* y) {
+        V rest;
+        y[0] = x[0] * Silu<T>::sigma(x[0], rest) + x[1];
+    });
 }
 
 // e s'(a) + plus
@@ -94,7 +100,9 @@ template <typename T> void slope(int64_t n, const T* a, const T* e, const T* plu
     const T* const in[3] = {a, e, plus};
     T* const to[1] = {out};
     each<T, 3, 1>(n, in, to, threads, [](const V* x, V* y) {
-        y[0] = x[1] * Silu<T>::slope(x[0], Silu<T>::sigma(x[0])) + x[2];
+        V rest;
+        const V s = Silu<T>::sigma(x[0], rest);
+        y[0] = x[1] * Silu<T>::slope(x[0], s, rest) + x[2];
     });
 }
 
@@ -105,9 +113,10 @@ void second(int64_t n, const T* a, const T* e, const T* t, const T* plus, T* v, 
     const T* const in[4] = {a, e, t, plus};
     T* const to[3] = {v, b, c};
     each<T, 4, 3>(n, in, to, threads, [](const V* x, V* y) {
-        const V s = Silu<T>::sigma(x[0]), slope = Silu<T>::slope(x[0], s);
+        V rest;
+        const V s = Silu<T>::sigma(x[0], rest), slope = Silu<T>::slope(x[0], s, rest);
         y[0] = x[2] * slope + x[3];
-        y[1] = x[2] * x[1] * Silu<T>::bend(x[0], s);
+        y[1] = x[2] * x[1] * Silu<T>::bend(x[0], s, rest);
         y[2] = x[1] * slope;
     });
 }

@@ -8,10 +8,10 @@ import torch
 
 from epot import interchange
 from epot.data.structure import Structure
-from epot.errors import ModelFileError
+from epot.errors import ConfigError, ModelFileError
 from epot.features import directional
 from epot.geometry.graph import build
-from epot.interchange.pyg import from_pyg
+from epot.interchange.torch_geometric import dimenet_from_state
 from epot.predict import predict
 
 REFERENCE = Path(__file__).parents[1] / "data_files" / "dimenet_pyg.npz"  # tests/oracles/dimenet_pyg.py
@@ -49,7 +49,7 @@ def test_same_as_torch_geometric(reference, case, name):
 
     A molecule, a cell larger than two cutoffs, and a cell smaller than one, where triplets lead to images.
     """
-    model = from_pyg(state_of(reference, case), **OPTIONS[case])
+    model = dimenet_from_state(state_of(reference, case), **OPTIONS[case])
     energy, forces, largest = apart(reference, case, name, model)
     assert energy < 1e-6
     assert forces < 1e-6 * largest
@@ -66,7 +66,9 @@ def test_what_differs_is_rounding_of_its_constants(reference, monkeypatch, case,
     roots, norms = (torch.from_numpy(reference[f"{case}/{k}"].astype(float))[:, :, None] for k in ("roots", "norms"))
     degrees = torch.arange(len(roots), dtype=torch.float64)[:, None, None]
     monkeypatch.setattr(directional, "_constants", lambda *_: (roots, norms, degrees))
-    energy, forces, largest = apart(reference, case, name, from_pyg(state_of(reference, case), **OPTIONS[case]))
+    energy, forces, largest = apart(
+        reference, case, name, dimenet_from_state(state_of(reference, case), **OPTIONS[case])
+    )
     assert energy < 1e-11
     assert forces < 1e-11 * largest
 
@@ -74,7 +76,9 @@ def test_what_differs_is_rounding_of_its_constants(reference, monkeypatch, case,
 def test_file_units_and_elements(reference, tmp_path):
     state = {k: v.float() for k, v in state_of(reference, "small").items()}
     torch.save(state, tmp_path / "model.pt")
-    assert interchange.find(tmp_path / "model.pt") == "pyg"
+    assert interchange.find(tmp_path / "model.pt") == "torch_geometric"
+    with pytest.raises(ConfigError, match="DimeNet.*no option 'std'"):
+        interchange.load(tmp_path / "model.pt", std=2.0)
     model = interchange.load(tmp_path / "model.pt", cutoff=3.5, elements=("H", "C", "N", "O"), energy_unit=2.0)
     assert model.elements == (1, 6, 7, 8)
     assert model.frequencies.dtype == torch.float32
@@ -85,14 +89,14 @@ def test_file_units_and_elements(reference, tmp_path):
 def test_refuses_other_states(reference, tmp_path):
     state = state_of(reference, "small")
     with pytest.raises(ModelFileError, match="not the state"):
-        from_pyg({"weight": torch.zeros(2)})
+        dimenet_from_state({"weight": torch.zeros(2)})
     with pytest.raises(ModelFileError, match="2 outputs"):
-        from_pyg(state | {"output_blocks.0.lin.weight": torch.zeros(2, 10)})
+        dimenet_from_state(state | {"output_blocks.0.lin.weight": torch.zeros(2, 10)})
     with pytest.raises(ModelFileError, match="ends at 14"):
-        from_pyg(state, elements=(1, 79))
+        dimenet_from_state(state, elements=(1, 79))
     with pytest.raises(ModelFileError, match="whole DimeNetPlusPlus"):
-        from_pyg({k: v for k, v in state.items() if k != "interaction_blocks.1.lin_up.weight"})
+        dimenet_from_state({k: v for k, v in state.items() if k != "interaction_blocks.1.lin_up.weight"})
     torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
     with pytest.raises(ModelFileError, match="not a file of tensors"):
-        interchange.load(tmp_path / "module.pt", "pyg")
-    assert interchange.formats()["pyg"].matches(tmp_path / "module.pt") is False
+        interchange.load(tmp_path / "module.pt", "torch_geometric")
+    assert interchange.formats()["torch_geometric"].matches(tmp_path / "module.pt") is False
