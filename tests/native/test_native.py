@@ -237,7 +237,7 @@ def test_no_compiler_is_said_once(small, monkeypatch, ethanol):
         assert native.library("messages") is native.library("polynomials") is None
     assert [w.category for w in said] == [RuntimeWarning]
     assert "no C++ compiler was found" in str(said[0].message)
-    assert not sparse_contraction.available(torch.device("cpu"), torch.float64)
+    assert not sparse_contraction.available(torch.device("cpu"), torch.float64, 2)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
     assert expected[1].abs().max() > 1e-2
