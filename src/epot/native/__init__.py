@@ -122,7 +122,8 @@ def cache_folder() -> Path:
 def _key(source: Path, compiler: Sequence[str]) -> str:
     """Of the source and all headers, how it is compiled and the processor."""
     files = [source, *sorted(source.parent.glob("*.h"))]
-    parts = [*(f.read_text(encoding="utf-8") for f in files), " ".join(FLAGS), *compiler, _version(tuple(compiler)), platform.machine(), _processor()]
+    texts = [f.read_text(encoding="utf-8") for f in files]
+    parts = [*texts, " ".join(FLAGS), *compiler, _version(tuple(compiler)), platform.machine(), _processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

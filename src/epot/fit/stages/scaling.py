@@ -17,8 +17,9 @@ from ..recipe import FitState, Stage
 
 
 class FitScaling(Stage):
-    """Sets numbers that a potential takes from its training data before its weights are trained: GemNet's scaling factors
-    (arXiv:2106.08903), MACE's mean number of neighbors.
+    """Sets numbers that a potential takes from its training data before its weights are trained.
+
+    GemNet's scaling factors (arXiv:2106.08903), MACE's mean number of neighbors.
 
     Structures are drawn at random until they have enough pairs, and evaluated once as one batch: each factor is set
     when the evaluation reaches it, so it sees those before it at their final values. Factors that are set already, by
