@@ -29,5 +29,5 @@ class TrainingConstant(nn.Module):
     @torch.no_grad()
     def settle(self, value: Tensor | float) -> None:
         """Set it for good."""
-        self.factor.copy_(torch.as_tensor(value))
+        self.factor.copy_(torch.as_tensor(value, dtype=torch.float64))  # a number would be rounded to float32
         self.settled.fill_(True)
