@@ -82,7 +82,7 @@ def test_numbers_of_the_table_are_those_of_the_evaluation(run):
     by_hand = 1000 * np.mean(
         [np.abs(Fitted.load(folder / "model.epot").predict(s).forces - s.forces).mean() for s in data[8:]]
     )
-    assert mae == pytest.approx(by_hand, rel=1e-12)
+    assert mae == pytest.approx(by_hand, rel=1e-6)  # a batch and single structures, in single precision
     assert f"{mae:.4g}" in text
 
 

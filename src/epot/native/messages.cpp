@@ -65,7 +65,9 @@ template <typename T> struct Taps {
         const double place = double(r[e]) / s.step + MARGIN, first = std::floor(place);
         const T x = T(place - first);
         T powers[TAPS] = {1, x, x * x, x * x * x, x * x * x * x, x * x * x * x * x}, scale = 1;
-        row = int64_t(first) + (s.kinds ? s.kinds[e] * s.n_rows : 0);
+        // a distance that is none, or beyond the table, reads its ends: what comes of it is refused by name elsewhere
+        row = first >= 0 ? int64_t(std::fmin(first, double(s.n_rows - TAPS))) : 0;
+        row += s.kinds ? s.kinds[e] * s.n_rows : 0;
         for (int k = 0; k < orders; ++k, scale /= T(s.step)) {
             T sums[TAPS] = {0, 0, 0, 0, 0, 0};
             for (int q = 0; q < TAPS; ++q)
