@@ -6,7 +6,7 @@ import torch
 
 from epot.data.structure import Structure
 from epot.fit.batches import join, labels_of
-from epot.fit.loss import Loss, Residuals, residuals
+from epot.fit.loss import Loss, Residuals, centered, residuals
 from epot.geometry.graph import build
 from epot.predict import predict
 from epot.terms.offsets import Offsets
@@ -151,3 +151,18 @@ def test_labels_of_forces_go_with_their_errors():
     found = residuals(made, labels, graph)
     assert torch.equal(found.forces_label, labels.forces[labels.has_forces].norm(dim=1))
     assert len(found.forces_label) == len(found.forces)
+
+
+def test_centered_energies_know_no_common_constant():
+    """The gradient of what moves all energies alike is zero, of one energy it is not; a lone energy stays."""
+    errors = torch.tensor([0.1, -0.3, 0.7], dtype=torch.float64)
+    shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    total, _ = Loss(kind="mse")(centered(Residuals(errors + shift, None, None)))
+    assert float(total.detach()) == pytest.approx(float(np.var(errors.numpy())), rel=1e-14)
+    (slope,) = torch.autograd.grad(total, shift)
+    assert float(slope.sum()) == pytest.approx(0.0, abs=1e-15)
+    assert float(slope.abs().min()) > 0.01
+    plain, _ = Loss(kind="mse")(Residuals(errors + shift, None, None))
+    assert abs(float(torch.autograd.grad(plain, shift)[0].sum())) > 0.1
+    alone = Residuals(errors[:1], None, None)
+    assert centered(alone) is alone

@@ -54,7 +54,7 @@ def test_a_run_leaves_a_complete_folder(toynet, molecules, tmp_path):
     assert about["domain"]
     assert about["fit"]["errors"]["valid"]["n"] == 3
     events = [json.loads(line)["event"] for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
-    assert events == ["fit", "offsets", "descend", "epoch", "epoch", "descended", "done"]
+    assert events == ["fit", "offsets", "descend", "epoch", "epoch", "offsets", "descended", "done"]
 
 
 def test_no_global_state_and_the_seed_decides(toynet, molecules):

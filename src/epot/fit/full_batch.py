@@ -64,7 +64,7 @@ class Problem:
         self.potential = self.state.potential.to(self.state.device).train()
         self.parameters = [p for p in self.potential.parameters() if p.requires_grad]
         offsets, facts = offsets_of(self.potential), self.state.about.get("fit", {}).get("offsets", {})
-        if self.shifts and offsets is not None and facts.get("method") == "regression":
+        if self.shifts and offsets is not None and facts.get("method") in ("regression", "correct"):
             self.shifted = sorted(set(self.state.train.elements))
         self.counts = {"energy": 0, "forces": 0, "virial": 0}
         for _, labels in self._batches():

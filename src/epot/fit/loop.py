@@ -17,7 +17,7 @@ from ..typing import Tensor
 from . import checkpoint, metrics, optimizers, schedule
 from .batches import Samples, in_order, shuffled
 from .ema import Average
-from .loss import Loss, member_residuals, residuals
+from .loss import Loss, centered, member_residuals, residuals
 
 if TYPE_CHECKING:
     from .recipe import FitState
@@ -81,6 +81,7 @@ class Loop:
         )
         self.potential = state.potential.to(state.device).train()
         self.committee = is_committee(self.potential)
+        self.centered = stage.centers(state)
         self.bags = self._bags() if self.committee and stage.bagging < 1 else None
         self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
         name = stage.optimizer or optimizers.own(self.potential)
@@ -144,6 +145,7 @@ class Loop:
             found = member_residuals(made, labels, graph, bags)
         else:
             found = residuals(made, labels, graph)
+        found = centered(found) if self.centered else found
         total, parts = self.loss(found, factor)
         if total.requires_grad:
             # the sum over a committee: each member moves as it would alone, also where an optimizer knows a length
@@ -198,7 +200,7 @@ class Loop:
         if self.valid is not None:
             batches = in_order(self.valid, 4 * self.stage.batch_atoms)
             with self.average.applied():
-                errors = metrics.evaluate(self.potential.eval(), batches, self.state.device)
+                errors = metrics.evaluate(self.potential.eval(), batches, self.state.device, self.centered)
             self.potential.train()
             score = metrics.score(errors, self.scales)
             facts |= {f"valid_{k}": v for k, v in errors.items()} | {"score": score}

@@ -100,6 +100,13 @@ def residuals(made: Prediction, labels: Labels, graph: Graph) -> Residuals:
     )
 
 
+def centered(found: Residuals) -> Residuals:
+    """Energies less their mean over the batch: what is left of them where a constant is free, of two and more."""
+    if found.energy is None or found.energy.numel() < 2:
+        return found
+    return found._replace(energy=found.energy - found.energy.mean())
+
+
 def member_residuals(
     made: Prediction, labels: Labels, graph: Graph, bags: Bool[Tensor, "structures members"] | None = None
 ) -> Residuals:

@@ -47,20 +47,35 @@ class Errors:
         return found
 
 
-def evaluate(potential: Potential, batches: Iterable[Sample], device: str = "cpu") -> dict[str, float]:
-    """Errors of a potential: see :class:`Errors`."""
-    errors = Errors()
+def evaluate(
+    potential: Potential, batches: Iterable[Sample], device: str = "cpu", centered: bool = False
+) -> dict[str, float]:
+    """Errors of a potential: see :class:`Errors`.
+
+    Args:
+        potential: any.
+        batches: of labeled graphs.
+        device: where they go.
+        centered: leave the mean error of the energies per atom out, and say what it was (``energy_mean``).
+    """
+    errors, energies = Errors(), []
     for graph, labels in batches:
         graph, labels = graph.to(device) if device != "cpu" else graph, labels.to(device)
         made = predict(potential, graph, labels.want(), finite=False)  # errors without number: a fit that diverges
         found = residuals(made, labels, graph)
-        errors.add("energy", found.energy)
+        if found.energy is not None:
+            energies.append(found.energy.detach())
         errors.add("forces", found.forces)
         errors.add("virial", found.virial)
         if found.virial is not None:
             density = graph.sizes.double() / torch.linalg.det(graph.cell).abs().clamp(min=1e-30)
             errors.add("stress", found.virial * density[labels.has_stress][:, None, None])
-    return errors.result()
+    if not energies:
+        return errors.result()
+    every = torch.cat(energies)
+    mean = float(every.mean()) if centered and len(every) else 0.0
+    errors.add("energy", every - mean)
+    return errors.result() | ({"energy_mean": mean} if centered else {})
 
 
 def score(errors: Mapping[str, float], scales: Mapping[str, float]) -> float:

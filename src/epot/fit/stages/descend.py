@@ -22,7 +22,7 @@ from ..optimizers import Name as OptimizerName
 from ..optimizers import own
 from ..recipe import FitState, Stage, offsets_of
 from ..schedule import Kind as ScheduleKind
-from .offsets import baseline, spreads
+from .offsets import baseline, correct, spreads
 
 TARGETS = ("energy", "forces", "stress")
 POLISHED = 0.2
@@ -58,6 +58,10 @@ class Descend(Stage):
         delta: of the Huber loss and of the logarithms, in units of the root mean square force of the training
             structures.
         energy_weight, forces_weight, stress_weight: of the errors of energies per atom, forces, and virials per atom.
+        centered: fit energies up to a constant per atom, which energies per element take up at the end by regression.
+            What is common to all energies is the one thing that a network learns worst: every update moves it, by more
+            than all errors of their differences. Batches of one structure are left as they are. None for yes where
+            energies per element are of a regression; those of free atoms, or given ones, must stay.
         energy_growth: what the weight of the energies has grown by at the end.
         growth_start: share of the budget from which it grows.
         ema: decay of the average of the weights; 0 for none.
@@ -94,6 +98,7 @@ class Descend(Stage):
         energy_weight: float = 1.0,
         forces_weight: float = 1.0,
         stress_weight: float = 1.0,
+        centered: bool | None = None,
         energy_growth: float = 1.0,
         growth_start: float = 0.5,
         ema: float = 0.999,
@@ -111,6 +116,7 @@ class Descend(Stage):
         self.schedule, self.warmup, self.plateau_patience = schedule, warmup, plateau_patience
         self.loss, self.delta = loss, delta
         self.energy_weight, self.forces_weight, self.stress_weight = energy_weight, forces_weight, stress_weight
+        self.centered = centered
         self.energy_growth, self.growth_start, self.ema, self.clip = energy_growth, growth_start, ema, clip
         self.patience, self.targets = patience, None if targets is None else list(targets)
         self.checkpoint_every, self.memory, self.tensorboard = checkpoint_every, memory, tensorboard
@@ -164,6 +170,8 @@ class Descend(Stage):
             raise FitError(
                 "descend.loss=nll needs a potential that learns variances (variance_heads=True); use another."
             )
+        if self.centered and offsets_of(state.potential) is None:
+            raise FitError("descend.centered=true needs a term Offsets(elements) in the sum, to take up the constant.")
         if self.bagging < 1 and not is_committee(state.potential):
             raise FitError(f"descend.bagging={self.bagging:g} is for committees; this potential has one member.")
         if self.polish and (self.loss == "nll" or has_variance(state.potential) or is_committee(state.potential)):
@@ -176,6 +184,13 @@ class Descend(Stage):
         wanted = self.targets or TARGETS
         weights = dict(zip(TARGETS, (self.energy_weight, self.forces_weight, self.stress_weight), strict=True))
         return [t for t in TARGETS if t in wanted and weights[t] > 0 and state.train.has(t).any()]
+
+    def centers(self, state: FitState) -> bool:
+        """Whether a constant per atom is left to the energies per element."""
+        known = state.about.get("fit", {}).get("offsets", {}).get("method") in ("regression", "correct")
+        if self.loss == "nll" or has_variance(state.potential) or is_committee(state.potential):
+            return False  # a variance is of the whole error, and each member of a committee has a constant of its own
+        return "energy" in self.used_targets(state) and (known if self.centered is None else self.centered)
 
     def run(self, state: FitState) -> None:
         """Train, or continue an interrupted training."""
@@ -203,6 +218,8 @@ class Descend(Stage):
             why = "it was complete" if loop.at.done else self._train(loop, shown, log, total)
         loop.use_best()
         if not loop.at.done:
+            if loop.centered:
+                correct(state)
             loop.at.done = True
             best = {"best_epoch": loop.at.best_epoch + 1, "score": loop.at.best}
             state.journal.write("descended", why=why, steps=loop.at.step, **best)

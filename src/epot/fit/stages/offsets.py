@@ -17,7 +17,6 @@ from ...errors import ConfigError, FitError, LabelError
 from ...geometry.graph import build
 from ...potential import Potential
 from ...predict import predict
-from ...terms.offsets import Offsets
 from ..recipe import FitState, Stage, fixed_terms, member_readout_of, offsets_of, readout_of
 
 OUTLIER = 6.0
@@ -87,7 +86,7 @@ class FitOffsets(Stage):
         offsets = offsets_of(state.potential)
         assert offsets is not None
         if self.method == "correct":
-            self._correct(state, offsets)
+            correct(state)
             return
         base = baseline(state.potential, state.train, state.device)
         method, facts = self._fill(state, offsets.elements or (), base.energy)
@@ -103,22 +102,6 @@ class FitOffsets(Stage):
         shown = {SYMBOLS[z]: v for z, v in facts["energies"].items()}
         state.about.setdefault("fit", {})["offsets"] = {"method": method, "energies": shown, "spread": left}
         state.journal.write("offsets", method=method, energies=shown, spread=left, outliers=facts["outliers"])
-
-    def _correct(self, state: FitState, offsets: Offsets) -> None:
-        """Change energies per element, and nothing of what is learned."""
-        order = np.random.default_rng(state.seed).permutation(len(state.train))[:CORRECTED]
-        chosen = state.train[np.sort(order)]
-        potential, device = state.potential, state.device
-        made = [predict(potential, build(s, potential.cutoff, device=device), ("energy",)).energy for s in chosen]
-        found = regress(chosen, offsets.elements or (), np.array([float(e) for e in made]))
-        changes = dict(zip(offsets.elements or (), found.energies.tolist(), strict=True))
-        for number, value in changes.items():
-            offsets.energies[number] += value
-        left = spreads(state.train, offsets.energies.cpu().numpy(), baseline(potential, state.train, device))
-        energies = {SYMBOLS[z]: float(offsets.energies[z]) for z in changes}
-        facts = {"method": "correct", "energies": energies, "spread": left}
-        state.about.setdefault("fit", {})["offsets"] = facts
-        state.journal.write("offsets", **facts, outliers=found.outliers)
 
     def _fill(self, state: FitState, elements: tuple[int, ...], base: np.ndarray) -> tuple[str, dict[str, Any]]:
         if self.values is not None:
@@ -140,6 +123,25 @@ class FitOffsets(Stage):
             )
         energies = dict(zip(elements, made.energies.tolist(), strict=True))
         return "regression", {"energies": energies, "outliers": made.outliers}
+
+
+def correct(state: FitState) -> None:
+    """Change energies per element by regression of what the potential leaves of the labels; nothing else changes."""
+    offsets = offsets_of(state.potential)
+    assert offsets is not None
+    order = np.random.default_rng(state.seed).permutation(len(state.train))[:CORRECTED]
+    chosen = state.train[np.sort(order)]
+    potential, device = state.potential, state.device
+    made = [predict(potential, build(s, potential.cutoff, device=device), ("energy",)).energy for s in chosen]
+    found = regress(chosen, offsets.elements or (), np.array([float(e) for e in made]))
+    changes = dict(zip(offsets.elements or (), found.energies.tolist(), strict=True))
+    for number, value in changes.items():
+        offsets.energies[number] += value
+    left = spreads(state.train, offsets.energies.cpu().numpy(), baseline(potential, state.train, device))
+    energies = {SYMBOLS[z]: float(offsets.energies[z]) for z in changes}
+    facts = {"method": "correct", "energies": energies, "spread": left}
+    state.about.setdefault("fit", {})["offsets"] = facts
+    state.journal.write("offsets", **facts, outliers=found.outliers)
 
 
 def center(state: FitState, at_most: int = 200) -> None:
