@@ -14,6 +14,7 @@ derivative of E along (x', V', R', P'): ``<D, T'>`` with ``h' = R' V + R V'``, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -116,13 +117,13 @@ def backward(
     radial: Tensor,
     angles: Tensor,
     slots: Slots,
-    wanted: tuple[bool, bool, bool],
+    wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """dE/dx, dE/dV, dE/dR and dE/dP; those wanted of x, V and the geometry (both R and P)."""
-    layout, v = slots.layout, _Weights(weights, slots.layout)
+    """dE/dx, dE/dV, dE/dR and dE/dP; those wanted of them (R and P both or neither)."""
+    layout, v, to_geometry = slots.layout, _Weights(weights, slots.layout), any(wanted[2:])
     d_x = x.new_empty(len(slots.pair), v.channels)
     d_weights = torch.zeros_like(weights) if wanted[1] else None
-    d_radial, d_angles = (torch.empty_like(radial), torch.empty_like(angles)) if wanted[2] else (None, None)
+    d_radial, d_angles = (torch.empty_like(radial), torch.empty_like(angles)) if to_geometry else (None, None)
     rs, ps = v.radial(radial, layout), squares(angles, layout, v.degrees)
     d_rs, d_ps = v.radial(d_radial, layout), squares(d_angles, layout, v.degrees)
     for k, (start, stop, slot, width) in enumerate(layout.blocks):
@@ -134,7 +135,7 @@ def backward(
         if d_angles is not None:
             torch.bmm((h * mine).flatten(1, 2), d_t.transpose(1, 2), out=d_ps[k])
         torch.sum(h.mul_(d_y), 1, out=d_x[here].view(m, width, -1))
-        if wanted[1] or wanted[2]:
+        if wanted[1] or to_geometry:
             d_h = d_y.mul_(mine).flatten(0, 1)
             if d_weights is not None:
                 d_weights += v.own(r, d_h)
@@ -144,23 +145,23 @@ def backward(
 
 
 def second_backward(
-    cotangents: tuple[Tensor | None, ...],
+    cotangents: Sequence[Tensor | None],
     grad: Tensor,
     x: Tensor,
     weights: Tensor,
     radial: Tensor,
     angles: Tensor,
     slots: Slots,
-    wanted: tuple[bool, bool, bool, bool],
+    wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """dS/dD, dS/dx, dS/dV, dS/dR and dS/dP; those wanted of D, x, V and the geometry (both R and P)."""
+    """dS/dD, dS/dx, dS/dV, dS/dR and dS/dP; those wanted of them (R and P both or neither)."""
     layout, v = slots.layout, _Weights(weights, slots.layout)
     along = [torch.zeros_like(t) if c is None else c.contiguous() for c, t in zip(
         cotangents, (x, weights, radial, angles), strict=True)]  # fmt: skip
     turned = _Weights(along[1], layout) if cotangents[1] is not None else None
     d_grad, d_x = (x.new_empty(len(slots.pair), v.channels) for _ in range(2))
     d_weights = torch.zeros_like(weights)
-    d_radial, d_angles = (torch.empty_like(radial), torch.empty_like(angles)) if wanted[3] else (None, None)
+    d_radial, d_angles = (torch.empty_like(radial), torch.empty_like(angles)) if any(wanted[3:]) else (None, None)
     rs, rs1, d_rs = (v.radial(t, layout) for t in (radial, along[2], d_radial))
     ps, ps1, d_ps = (squares(t, layout, v.degrees) for t in (angles, along[3], d_angles))
     for k, (start, stop, slot, width) in enumerate(layout.blocks):

@@ -14,12 +14,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from .. import native
-from ..features.engine import wanted
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
+from .operator import applied
 from .spline_messages import NAMES
 
 
@@ -77,12 +76,12 @@ def native_sums(
     pairs: Pairs,
 ) -> Float[Tensor, "pairs channels"]:
     """:func:`epot.blocks.directional_sums.directional_sums`, with the norms of the harmonics in the weights."""
-    return _applied(_Sums(pairs, weights), x, weights, radial, angles)
+    return applied(_Sums(pairs, weights), x, weights, radial, angles)
 
 
 def native_angles(units: Float[Tensor, "pairs 3"], pairs: Pairs, degrees: int) -> Float[Tensor, " angles"]:
     """:func:`epot.blocks.angles.legendre_angles`, ``(degrees, K, K)`` of each atom one after the other."""
-    return _applied(_Angles(pairs, degrees), units)
+    return applied(_Angles(pairs, degrees), units)
 
 
 def filtered(
@@ -97,7 +96,7 @@ def filtered(
     """
     if available(x.device, x.dtype):
         pairs = None if sum_over is None else pairs_of(sum_over)
-        return _applied(_Filtered(x, basis, pairs), x, basis, weights)
+        return applied(_Filtered(x, basis, pairs), x, basis, weights)
     made = basis.mm(weights) * x
     if sum_over is None:
         return made
@@ -215,45 +214,3 @@ class _Filtered:
 
 def _filled(along: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if along is None else along
-
-
-def _applied(kernels: Any, *inputs: Tensor) -> Tensor:
-    """The operator, of tensors that are contiguous: a copy made within it would not be known to autograd."""
-    return _Operator.apply(kernels, *(t.contiguous() for t in inputs))
-
-
-class _Operator(torch.autograd.Function):
-    """An operator with its kernels."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: Any, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        ctx.kernels = kernels
-        return kernels.forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, grad = ctx.saved_tensors, grad.contiguous()
-        want = tuple(map(wanted, inputs))
-        if not torch.is_grad_enabled():  # nobody will differentiate it
-            return None, *ctx.kernels.backward(grad, inputs, want)
-        return None, *_Gradient.apply(ctx.kernels, want, grad, *inputs)
-
-
-class _Gradient(torch.autograd.Function):
-    """The gradient as a function of its own, whose gradient a loss on forces asks for."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: Any, want: tuple[bool, ...], grad: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(grad, *inputs)
-        ctx.kernels = kernels
-        return kernels.backward(grad, inputs, want)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *along: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, *inputs = ctx.saved_tensors
-        want = tuple(map(wanted, ctx.saved_tensors))
-        found = ctx.kernels.second([None if t is None else t.contiguous() for t in along], grad, inputs, want)
-        return None, None, *found

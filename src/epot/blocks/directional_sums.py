@@ -25,9 +25,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from ..features.engine import wanted as is_wanted
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from . import directional_kernels as kernels
@@ -35,6 +33,7 @@ from .angles import legendre_angles
 from .directional_kernels import Slots
 from .directional_native import Pairs, available, native_angles, native_sums, pairs_of
 from .neighborhood import Layout, Neighborhood
+from .operator import Written, applied
 
 
 class Around(NamedTuple):
@@ -79,7 +78,7 @@ def directional_sums(
     weights = weights * _norms(len(weights), x.dtype, x.device)
     if isinstance(around.slots, Pairs):
         return native_sums(x, weights, around.radial, around.angles, around.slots)
-    return _Sums.apply(x, weights, around.radial, around.angles, around.slots)
+    return applied(Written(kernels, around.slots), x, weights, around.radial, around.angles)
 
 
 class _Arranged(torch.autograd.Function):
@@ -104,49 +103,6 @@ class _Restored(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return _Arranged.apply(grad, ctx.layout), None, None
-
-
-class _Sums(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, radial: Tensor, angles: Tensor, slots: Slots) -> Tensor:
-        ctx.save_for_backward(x, weights, radial, angles)
-        ctx.slots = slots
-        return kernels.forward(x, weights, radial, angles, slots)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, radial, angles = ctx.saved_tensors
-        wanted = (is_wanted(x), is_wanted(weights), is_wanted(radial) or is_wanted(angles))
-        if not torch.is_grad_enabled():  # nobody will differentiate it
-            return *kernels.backward(grad.contiguous(), *ctx.saved_tensors, ctx.slots, wanted), None  # type: ignore[call-arg]
-        return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.slots, wanted), None
-
-
-class _Gradient(torch.autograd.Function):
-    """The gradient as a function of its own, whose gradient a loss on forces asks for."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        x: Tensor,
-        weights: Tensor,
-        radial: Tensor,
-        angles: Tensor,
-        slots: Slots,
-        wanted: tuple[bool, bool, bool],
-    ) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(grad, x, weights, radial, angles)
-        ctx.slots = slots
-        return kernels.backward(grad, x, weights, radial, angles, slots, wanted)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, x, weights, radial, angles = ctx.saved_tensors
-        wanted = (is_wanted(grad), is_wanted(x), is_wanted(weights), is_wanted(radial) or is_wanted(angles))
-        found = kernels.second_backward(cotangents, grad, x, weights, radial, angles, ctx.slots, wanted)
-        return *found, None, None
 
 
 def _slots(graph: Graph, layout: Layout) -> Slots:

@@ -16,6 +16,7 @@ results and their gradients ``[q | x | y | z]``, each block F channels.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import torch
 
@@ -74,12 +75,12 @@ def backward(
     basis: Tensor,
     directions: Tensor,
     layout: Layout,
-    wanted: tuple[bool, bool, bool],
+    wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """dE/dT, dE/dw, dE/dB and dE/du; those wanted of T, w and the geometry (both B and u)."""
+    """dE/dT, dE/dw, dE/dB and dE/du; those wanted of them (B and u both or neither)."""
     f, k = table.shape[1] // 5, basis.shape[1]
     filters, taken, spare = _scratch.take(table, _room(layout), 3 * f, 5 * f, 3 * f)
-    to_table, to_weight, to_geometry = wanted
+    to_table, to_weight, to_geometry = wanted[0], wanted[1], any(wanted[2:])
     d_table = torch.empty_like(table) if to_table else None
     d_weight = torch.zeros_like(weight) if to_weight else None
     d_basis, back = _wide(basis, weight) if to_geometry else (None, weight)
@@ -111,16 +112,16 @@ def backward(
 
 
 def second_backward(
-    cotangents: tuple[Tensor | None, ...],
+    cotangents: Sequence[Tensor | None],
     grad: Tensor,
     table: Tensor,
     weight: Tensor,
     basis: Tensor,
     directions: Tensor,
     layout: Layout,
-    wanted: tuple[bool, bool, bool, bool],
+    wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """dS/dD, dS/dT, dS/dw, dS/dB and dS/du; those wanted of D, T, w and the geometry (both B and u)."""
+    """dS/dD, dS/dT, dS/dw, dS/dB and dS/du; those wanted of them (B and u both or neither)."""
     f = table.shape[1] // 5
     along = [torch.zeros_like(t) if c is None else c.contiguous() for c, t in zip(
         cotangents, (table, weight, basis, directions), strict=True)]  # fmt: skip
@@ -129,7 +130,7 @@ def second_backward(
     d_grad = torch.empty_like(grad)
     d_table = torch.zeros_like(table) if wanted[1] else None
     d_weight = torch.zeros_like(weight) if wanted[2] else None
-    d_basis, d_directions = (torch.empty_like(basis), torch.empty_like(directions)) if wanted[3] else (None, None)
+    d_basis, d_directions = (torch.empty_like(basis), torch.empty_like(directions)) if any(wanted[3:]) else (None, None)
     for start, stop, slot, width in layout.blocks:
         m, p = stop - start, (stop - start) * width
         slots = slice(slot, slot + p)

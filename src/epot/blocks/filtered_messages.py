@@ -17,15 +17,14 @@ pairs times channels. Where all atoms of an element send the same, :func:`elemen
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from ..features.engine import wanted as is_wanted
 from ..typing import Float, Int, Tensor
 from . import filtered_kernels as kernels
 from .neighborhood import Layout
+from .operator import Written, applied
 
 
 class Pairs(NamedTuple):
@@ -63,7 +62,7 @@ def filtered_messages(
     Differentiable twice in everything; in the geometry only along changes that keep ``u_ij = -u_ji`` (which moving
     atoms do, and changing one direction of a pair alone would not).
     """
-    return _Messages.apply(table, weight, pairs.basis, pairs.directions, pairs.layout)
+    return applied(Written(kernels, pairs.layout), table, weight, pairs.basis, pairs.directions)
 
 
 def element_sums(pairs: Pairs, rows: Int[Tensor, " atoms"], n_elements: int) -> Float[Tensor, "atoms 4 sums"]:
@@ -83,46 +82,3 @@ def element_sums(pairs: Pairs, rows: Int[Tensor, " atoms"], n_elements: int) -> 
         index = index * n_elements + rows.index_select(0, layout.senders)
     sums = products.new_zeros(n_atoms * n_elements, 4 * k).index_add(0, index, products)
     return sums.view(n_atoms, n_elements, 4, k).transpose(1, 2).flatten(2)
-
-
-class _Messages(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, weight: Tensor, basis: Tensor, directions: Tensor, layout: Layout) -> Tensor:
-        ctx.save_for_backward(table, weight, basis, directions)
-        ctx.layout = layout
-        return kernels.forward(table, weight, basis, directions, layout)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        table, weight, basis, directions = ctx.saved_tensors
-        wanted = (is_wanted(table), is_wanted(weight), is_wanted(basis) or is_wanted(directions))
-        if not torch.is_grad_enabled():  # nobody will differentiate it
-            return *kernels.backward(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None  # type: ignore[call-arg]
-        return *_Gradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.layout, wanted), None
-
-
-class _Gradient(torch.autograd.Function):
-    """The gradient as a function of its own, whose gradient a loss on forces asks for."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        table: Tensor,
-        weight: Tensor,
-        basis: Tensor,
-        directions: Tensor,
-        layout: Layout,
-        wanted: tuple[bool, bool, bool],
-    ) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(grad, table, weight, basis, directions)
-        ctx.layout = layout
-        return kernels.backward(grad, table, weight, basis, directions, layout, wanted)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad, table, weight, basis, directions = ctx.saved_tensors
-        wanted = (is_wanted(grad), is_wanted(table), is_wanted(weight), is_wanted(basis) or is_wanted(directions))
-        found = kernels.second_backward(cotangents, grad, table, weight, basis, directions, ctx.layout, wanted)
-        return *found, None, None

@@ -16,17 +16,17 @@ Filters are made, used and dropped a few hundred pairs at a time, so they stay i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from ..features.engine import wanted
 from ..features.scratch import Scratch
 from ..geometry.graph import Graph
 from ..typing import Float, Int, Tensor
 from .filter_tables import TERMS, Taps, Turned, sums
+from .operator import Gradients, applied
 
 BLOCK = 1024  # pairs whose filters are made at a time
 
@@ -123,7 +123,7 @@ def scalar_messages(
 
     Differentiable twice in everything; the distances only along changes with ``r_ij = r_ji``.
     """
-    return _Messages.apply(y, coefficients, filters.distances, filters)
+    return applied(_Messages(filters), y, coefficients, filters.distances)
 
 
 def element_messages(
@@ -139,7 +139,7 @@ def element_messages(
         filters: the geometry.
     """
     index = curve_index(curves, kinds, filters)
-    return _Curves.apply(curves.flatten(0, 1), filters.distances, filters, index)
+    return applied(_Curves(filters, index), curves.flatten(0, 1), filters.distances)
 
 
 def curve_index(curves: Tensor, kinds: Tensor, filters: Filters) -> Int[Tensor, " terms"]:
@@ -169,20 +169,23 @@ def _made(block: Block, taps: Taps, order: int, table: Tensor) -> Tensor:
     return sums(table, taps.index()[block.taps], block.terms, taps.weights(order)[block.taps])
 
 
-class _Messages(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, table: Tensor, r: Tensor, filters: Filters) -> Tensor:
-        ctx.save_for_backward(y, table, r)
-        ctx.filters = filters
-        return message_sum(y, table, filters)
+class _Messages(NamedTuple):
+    """The kernels of :func:`scalar_messages`."""
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, table, r = ctx.saved_tensors
-        want = tuple(map(wanted, (y, table, r)))
-        if not torch.is_grad_enabled():  # nobody will differentiate it
-            return *gradient(grad.contiguous(), y, table, ctx.filters, want), None
-        return *_Gradient.apply(grad.contiguous(), y, table, r, ctx.filters, want), None
+    filters: Filters
+
+    def forward(self, y: Tensor, table: Tensor, r: Tensor) -> Tensor:
+        return message_sum(y, table, self.filters)
+
+    def backward(self, grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]) -> Gradients:
+        y, table, _ = inputs
+        return gradient(grad, y, table, self.filters, want)
+
+    def second(
+        self, along: Sequence[Tensor | None], grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]
+    ) -> Gradients:
+        y, table, _ = inputs
+        return _second(along, grad, y, table, self.filters, want)
 
 
 def message_sum(y: Tensor, table: Tensor, filters: Filters) -> Tensor:
@@ -198,9 +201,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def gradient(
-    grad: Tensor, y: Tensor, table: Tensor, filters: Filters, want: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
+def gradient(grad: Tensor, y: Tensor, table: Tensor, filters: Filters, want: Sequence[bool]) -> Gradients:
     """dE/dy, dE/dc and dE/dr."""
     taps, (to_y, to_table, to_r) = filters.taps, want
     d_y = message_sum(grad, table, filters) if to_y else None
@@ -216,34 +217,13 @@ def gradient(
     return d_y, d_table, _joined(d_r) if to_r else None
 
 
-class _Gradient(torch.autograd.Function):
-    """The gradient as a function of its own, whose gradient a loss on forces asks for."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, y: Tensor, table: Tensor, r: Tensor, filters: Filters, want: tuple[bool, ...]
-    ) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(grad, y, table, r)
-        ctx.filters = filters
-        ctx.set_materialize_grads(False)
-        return gradient(grad, y, table, filters, want)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *along: Tensor | None) -> tuple[Tensor | None, ...]:
-        want = tuple(map(wanted, ctx.saved_tensors))
-        grad, y, table, _ = ctx.saved_tensors
-        found = _second(along, grad, y, table, ctx.filters, want)
-        return *found, None, None
-
-
 def _second(
-    along: tuple[Tensor | None, ...], grad: Tensor, y: Tensor, table: Tensor, filters: Filters, want: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
+    along: Sequence[Tensor | None], grad: Tensor, y: Tensor, table: Tensor, filters: Filters, want: Sequence[bool]
+) -> Gradients:
     """dS/dD, dS/dy, dS/dc and dS/dr."""
     x, v, z = along
     taps, n_pairs = filters.taps, len(filters.segments.senders)
-    x = torch.zeros_like(y) if x is None else x.contiguous()
+    x = torch.zeros_like(y) if x is None else x
     z = y.new_zeros(n_pairs) if z is None else z
     d_grad, d_r = [], []
     d_y = torch.zeros_like(y) if want[1] else None
@@ -285,22 +265,6 @@ def _to_table(parts: list[tuple[Tensor, Tensor]], n_rows: int, taps: Taps) -> Te
     return turned.sums([(d, None, w) for d, w in parts])
 
 
-class _Curves(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, r: Tensor, filters: Filters, index: Tensor) -> Tensor:
-        ctx.save_for_backward(table, r)
-        ctx.filters, ctx.index = filters, index
-        return curve_sum(table, filters, index, filters.taps.weights(0))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        want = tuple(map(wanted, ctx.saved_tensors))
-        table, r = ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            return *_curve_gradient(grad.contiguous(), table, ctx.filters, ctx.index, want), None, None
-        return *_CurveGradient.apply(grad.contiguous(), table, r, ctx.filters, ctx.index, want), None, None
-
-
 def curve_sum(table: Tensor, filters: Filters, index: Tensor, weights: Tensor) -> Tensor:
     """Sums over neighbors and terms of the splines at once, without a history; ``weights`` of the terms."""
     return sums(table, index, filters.segments.pointers[:-1] * TERMS, weights)
@@ -315,46 +279,40 @@ def curve_dot(grad: Tensor, table: Tensor, filters: Filters, index: Tensor, weig
     return _joined(parts)
 
 
-def _curve_gradient(
-    grad: Tensor, table: Tensor, filters: Filters, index: Tensor, want: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None]:
-    """dE/dC and dE/dr."""
-    taps, d_table = filters.taps, None
-    if want[0]:
-        turned = taps.once("turned curves", lambda: Turned(index[::TERMS], len(table)))
-        d_table = turned.sums([(grad, filters.segments.receivers, taps.weights(0))])
-    return d_table, curve_dot(grad, table, filters, index, taps.weights(1)) if want[1] else None
+class _Curves(NamedTuple):
+    """The kernels of :func:`element_messages`."""
 
+    filters: Filters
+    places: Tensor
 
-class _CurveGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, table: Tensor, r: Tensor, filters: Filters, index: Tensor, want: tuple[bool, ...]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        ctx.save_for_backward(grad, table, r)
-        ctx.filters, ctx.index = filters, index
-        ctx.set_materialize_grads(False)
-        return _curve_gradient(grad, table, filters, index, want)
+    def forward(self, table: Tensor, r: Tensor) -> Tensor:
+        return curve_sum(table, self.filters, self.places, self.filters.taps.weights(0))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, v: Tensor | None, z: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(self, grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]) -> Gradients:
+        (filters, index), table, d_table = self, inputs[0], None
+        if want[0]:
+            d_table = self._turned(table).sums([(grad, filters.segments.receivers, filters.taps.weights(0))])
+        return d_table, curve_dot(grad, table, filters, index, filters.taps.weights(1)) if want[1] else None
+
+    def second(
+        self, along: Sequence[Tensor | None], grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]
+    ) -> Gradients:
         """Of ``S = D_i . (Z C' + V)``."""
-        grad, table, _ = ctx.saved_tensors
-        filters, index, taps = ctx.filters, ctx.index, ctx.filters.taps
-        want = tuple(map(wanted, ctx.saved_tensors))
+        (v, z), (filters, index), table, taps = along, self, inputs[0], self.filters.taps
         d_grad, d_table = torch.zeros_like(grad), None
         d_r = grad.new_zeros(len(filters.segments.senders)) if want[2] else None
         if z is not None:
             slopes = taps.weights(1) * z.repeat_interleave(TERMS)
             d_grad += curve_sum(table, filters, index, slopes)
             if want[1]:
-                turned = taps.once("turned curves", lambda: Turned(index[::TERMS], len(table)))
-                d_table = turned.sums([(grad, filters.segments.receivers, slopes)])
+                d_table = self._turned(table).sums([(grad, filters.segments.receivers, slopes)])
             if d_r is not None:
                 d_r += curve_dot(grad, table, filters, index, taps.weights(2)) * z
         if v is not None:
-            d_grad += curve_sum(v.contiguous(), filters, index, taps.weights(0))
+            d_grad += curve_sum(v, filters, index, taps.weights(0))
             if d_r is not None:
-                d_r += curve_dot(grad, v.contiguous(), filters, index, taps.weights(1))
-        return d_grad if want[0] else None, d_table, d_r, None, None, None
+                d_r += curve_dot(grad, v, filters, index, taps.weights(1))
+        return d_grad if want[0] else None, d_table, d_r
+
+    def _turned(self, table: Tensor) -> Turned:
+        return self.filters.taps.once("turned curves", lambda: Turned(self.places[::TERMS], len(table)))
