@@ -33,10 +33,15 @@ def find(path: str | os.PathLike) -> str:
     if not path.exists():
         raise ModelFileError(f"There is nothing at {path}.")
     known = formats()
-    found = [name for name, module in known.items() if module.matches(path)]
+    try:
+        found = [name for name, module in known.items() if module.matches(path)]
+    except ModelFileError as why:
+        raise ModelFileError(str(why) if str(path) in str(why) else f"{path}: {why}") from None
     if len(found) == 1:
         return found[0]
-    what = f"could be {' or '.join(found)}" if found else "is no potential of a known format"
+    if path.is_file() and not path.stat().st_size:
+        raise ModelFileError(f"{path} is empty.")
+    what = f"could be {' or '.join(found)}" if found else "is no potential of a known format, by its content"
     raise ModelFileError(f"{path} {what}: name the format, one of {', '.join(known)}.")
 
 

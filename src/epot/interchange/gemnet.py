@@ -14,6 +14,7 @@ from ..elements import to_number
 from ..errors import ConfigError, ModelFileError
 from ..models.gemnet import GemNet
 from ..typing import Tensor
+from .saved_state import peek, read
 
 MARKS = ("rbf_basis.frequencies", "mlp_cbf3.weight", "atom_emb.embeddings.weight")
 NAMES = (
@@ -53,13 +54,8 @@ NAMES = (
 
 def matches(path: str | os.PathLike) -> bool:
     """Whether a file holds the state of a GemNet, as its ``save_weights(path)`` writes it."""
-    if not os.path.isfile(path):
-        return False
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever it is, it is not this
-        return False
-    return isinstance(state, Mapping) and all(name in state for name in MARKS)
+    state = peek(path)
+    return state is not None and all(name in state for name in MARKS)
 
 
 def load(
@@ -76,12 +72,7 @@ def load(
     Raises:
         ModelFileError: the file cannot be read without running code from it, or holds something else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as why:
-        raise ModelFileError(f"{path} is not a file of tensors that torch.save wrote: {why}") from None
-    if not isinstance(state, Mapping):
-        raise ModelFileError(f"{path} holds a {type(state).__name__}; expected a state_dict of a GemNet.")
+    state = read(path, "the state_dict of a GemNet")
     return from_gemnet(
         state, elements=elements, cutoff=cutoff, int_cutoff=int_cutoff, envelope=envelope, energy_unit=energy_unit
     )

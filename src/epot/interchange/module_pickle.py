@@ -272,15 +272,32 @@ TORCH: Names = {
 
 
 def members(path: str | os.PathLike) -> list[str]:
-    """Names in an archive of ``torch.save``, without its folder; none where the file is no archive."""
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+    """Names in an archive of ``torch.save``, without its folder; none where the file is no archive.
+
+    Raises:
+        ModelFileError: it is a damaged archive.
+    """
+    if not os.path.isfile(path):
         return []
-    with zipfile.ZipFile(path) as archive:
-        return [name.split("/", 1)[-1] for name in archive.namelist()]
+    with open(path, "rb") as file:
+        begins = file.read(4) == b"PK\x03\x04"
+    if not zipfile.is_zipfile(path):
+        if begins:
+            raise ModelFileError(f"{path} is an archive whose end is missing: was it copied completely?")
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.split("/", 1)[-1] for name in archive.namelist()]
+    except zipfile.BadZipFile as why:
+        raise ModelFileError(f"{path} is a damaged archive ({why}): was it copied completely?") from None
 
 
 def pickle_of(path: str | os.PathLike) -> bytes:
-    """The pickle in an archive of ``torch.save``, as bytes; none where there is none."""
+    """The pickle in an archive of ``torch.save``, as bytes; none where there is none.
+
+    Raises:
+        ModelFileError: it is a damaged archive, or one that torch did not write.
+    """
     if "data.pkl" not in members(path):
         return b""
     with zipfile.ZipFile(path) as archive:
@@ -302,8 +319,9 @@ def read_module(path: str | os.PathLike, packages: tuple[str, ...], what: str) -
     Raises:
         ModelFileError: the file cannot be read, or uses a name that is not allowed.
     """
+    listed = members(path)
     try:
-        if not members(path):
+        if not listed:
             raise ModelFileError("this is not an archive of torch.save (torch 1.6 or later).")
         with zipfile.ZipFile(path) as archive:
             names = {n.split("/", 1)[-1]: n for n in archive.namelist()}
@@ -319,11 +337,14 @@ def read_module(path: str | os.PathLike, packages: tuple[str, ...], what: str) -
 
             data = _stored(archive, names["data.pkl"])
             return Restricted.read(data, {**PLAIN, **NUMPY, **TORCH}, what, packages=packages, storages=storage)
-    except (ModelFileError, zipfile.BadZipFile, OSError) as why:
+    except (ModelFileError, OSError) as why:
         raise ModelFileError(f"{path}: {why}") from None
 
 
 def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # a small file could become a huge one
-        raise ModelFileError(f"{name} is compressed, which torch.save never does.")
-    return archive.read(name)
+        raise ModelFileError(f"{name} in this archive is compressed, which torch.save never does.")
+    try:
+        return archive.read(name)
+    except zipfile.BadZipFile as why:
+        raise ModelFileError(f"this archive is damaged ({why}): was it copied completely?") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,7 +15,8 @@ from ..models.schnet import SchNet
 from ..potential import Potential, Sum
 from ..terms.offsets import Offsets
 from ..typing import Tensor
-from .module_pickle import Recorded, members, pickle_of, read_module
+from .module_pickle import Recorded, pickle_of, read_module
+from .saved_state import peek
 
 CutoffName = Literal["cosine", "polynomial"]
 BASES: dict[str, Literal["gaussian", "bessel"]] = {"offsets": "gaussian", "freqs": "bessel"}
@@ -28,13 +28,10 @@ WANTED = {
 
 def matches(path: str | os.PathLike) -> bool:
     """Whether a file holds such a model, as schnetpack saves it (the module), or its state."""
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return False
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # not of tensors alone
-        return "data.pkl" in {n.split("/")[-1] for n in members(path)} and b"schnetpack.model" in pickle_of(path)
-    return isinstance(state, Mapping) and "representation.embedding.weight" in state
+    state = peek(path)
+    if state is None:  # not of tensors alone
+        return b"schnetpack.model" in pickle_of(path)
+    return "representation.embedding.weight" in state
 
 
 def load(
@@ -53,12 +50,9 @@ def load(
     Raises:
         ModelFileError: the file cannot be read without running code from it, or holds something else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # not of tensors alone
+    state = peek(path)
+    if state is None:  # not of tensors alone
         state = _state(read_module(path, ("schnetpack", "torch.nn"), "a schnetpack model"))
-    if not isinstance(state, Mapping):
-        raise ModelFileError(f"{path} holds a {type(state).__name__}; expected a schnetpack model or its state_dict.")
     return from_schnetpack(state, elements=elements, cutoff_function=cutoff_function, energy_unit=energy_unit)
 
 

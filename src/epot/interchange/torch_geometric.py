@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..models.schnet import SchNet
 from ..potential import Potential, Sum
 from ..terms.offsets import Offsets
 from ..typing import Tensor
+from .saved_state import peek, read
 
 WANTED = {"embedding.weight", "distance_expansion.offset", "interactions.0.conv.lin1.weight", "lin1.weight"}
 """Names in the state of a SchNet."""
@@ -30,13 +30,8 @@ PARTS = {
 
 def matches(path: str | os.PathLike) -> bool:
     """Whether a file holds the state of such a model, as ``torch.save(model.state_dict(), path)`` writes it."""
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return False
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever it is, it is not this
-        return False
-    return isinstance(state, Mapping) and (MARK in state or set(state) >= WANTED)
+    state = peek(path)
+    return state is not None and (MARK in state or set(state) >= WANTED)
 
 
 def load(
@@ -62,14 +57,7 @@ def load(
         ModelFileError: the file cannot be read without running code from it, or holds something else.
         ConfigError: an option of the other model.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as why:
-        raise ModelFileError(f"{path} is not a file of tensors that torch.save wrote: {why}") from None
-    if not isinstance(state, Mapping):
-        raise ModelFileError(
-            f"{path} holds a {type(state).__name__}; expected the state_dict of a SchNet or a DimeNetPlusPlus."
-        )
+    state = read(path, "the state_dict of a SchNet or a DimeNetPlusPlus")
     own: dict[str, Any] = {"mean": mean, "std": std}
     other: dict[str, Any] = {"cutoff": cutoff, "envelope_exponent": envelope_exponent}
     name, make = "SchNet", schnet_from_state

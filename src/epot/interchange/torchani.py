@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from ..potential import Potential, Sum
 from ..terms.offsets import Offsets
 from ..typing import Tensor
 from ..units import HARTREE
+from .saved_state import peek, read
 
 OLD_PREFIXES = {"aev_computer.": "potentials.nnp.", "neural_networks.": "potentials.nnp.", "potentials.2.": None}
 OLD_CONSTANTS = {
@@ -41,13 +41,8 @@ class _Network(NamedTuple):
 
 def matches(path: str | os.PathLike) -> bool:
     """Whether a file holds the state of a torchani model, as ``torch.save(model.state_dict(), path)`` writes it."""
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return False
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever it is, it is not this
-        return False
-    return isinstance(state, Mapping) and any(NETWORKS.fullmatch(k) for k in _renamed(state))
+    state = peek(path)
+    return state is not None and any(NETWORKS.fullmatch(k) for k in _renamed(state))
 
 
 def load(path: str | os.PathLike, **options: Any) -> Potential:
@@ -60,12 +55,7 @@ def load(path: str | os.PathLike, **options: Any) -> Potential:
     Raises:
         ModelFileError: the file cannot be read without running code from it, or holds something else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as why:
-        raise ModelFileError(f"{path} is not a file of tensors that torch.save wrote: {why}") from None
-    if not isinstance(state, Mapping):
-        raise ModelFileError(f"{path} holds a {type(state).__name__}; expected a state_dict of a torchani model.")
+    state = read(path, "the state_dict of a torchani model")
     return from_torchani(state, **options)
 
 
