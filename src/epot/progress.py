@@ -76,3 +76,9 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 def say(text: str) -> None:
     """A line for the person who waits, on standard output, at once."""
     print(text, flush=True)
+
+
+def notice(text: str) -> None:
+    """A line for the person who waits, on standard error; ``EPOT_PROGRESS=0`` silences it."""
+    if os.environ.get("EPOT_PROGRESS") != "0":
+        print(text, file=sys.stderr, flush=True)

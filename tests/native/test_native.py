@@ -19,6 +19,7 @@ from epot.predict import predict
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders and compilers are those of Unix")
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, native.COMPILERS)), reason="there is no C++ compiler")
+FOLDER = Path(native.__file__).parent
 KERNEL = 'extern "C" int answer() { return 42; }\n'
 
 
@@ -101,6 +102,47 @@ def test_another_source_is_another_library(small, monkeypatch):
     other = native._key(source, compiler)
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-g"))
     assert len({key, other, native._key(source, compiler)}) == 3
+
+
+@needs_compiler
+def test_precisions_are_compiled_apart(small, monkeypatch):
+    """Both are in the library, from two compilations at once; another header makes another library."""
+    source = Path(native.__file__).with_name("small.cpp")
+    header = Path(native.__file__).with_name("precisions.h").resolve()
+    header.write_text((FOLDER / "precisions.h").read_text())
+    export = '#define EXPORT(T, name) extern "C" int size_##name() { return sizeof(T); }'
+    source.write_text(f"{export}\n{native.PARTS}\n")
+    seen = compilations(monkeypatch)
+    library = native.library("small")
+    assert (library.size_f32(), library.size_f64()) == (4, 8)
+    assert [sum("PRECISION" in word for word in command) for command in seen] == [1, 1, 0]
+    assert len(list(small.iterdir())) == 1
+    header.write_text(header.read_text() + "\n")
+    again(monkeypatch)
+    assert native.library("small").size_f64() == 8
+    assert len(list(small.iterdir())) == 2
+
+
+def test_sources_in_parts_are_whole():
+    """A source that exports both precisions itself would have everything twice where it is compiled in parts."""
+    for path in FOLDER.glob("*.cpp"):
+        text = path.read_text()
+        assert (native.PARTS in text) != ("EXPORT(double, f64)" in text), path.name
+
+
+@needs_compiler
+@pytest.mark.parametrize(("progress", "limit", "said"), [("1", 0.0, 1), ("1", 100.0, 0), ("0", 0.0, 0)])
+def test_who_waits_is_told(small, monkeypatch, capsys, progress, limit, said):
+    """Once, on standard error; not for what is quick, where it is silenced, or when nothing is compiled."""
+    monkeypatch.setenv("EPOT_PROGRESS", progress)
+    monkeypatch.setattr(native, "SILENT", limit)
+    assert native.library("small").answer() == 42
+    found = capsys.readouterr()
+    assert found.err.count("compiling kernels") == said
+    assert not found.out
+    again(monkeypatch)
+    native.library("small")
+    assert not capsys.readouterr().err
 
 
 @needs_compiler

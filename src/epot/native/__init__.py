@@ -21,10 +21,15 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Timer
 
 import torch  # noqa: F401  its OpenMP is loaded first, and is then that of the kernels: one set of threads
+
+from ..progress import notice
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math",
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")  # fmt: skip
@@ -32,6 +37,10 @@ THREADLESS = {"-fopenmp": "-fopenmp-simd"}
 REPLACED: tuple[dict[str, str], ...] = ({}, THREADLESS, THREADLESS | {"-march=native": "-mcpu=native"})
 """What is tried one after the other: Apple's compiler has no threads, and older ones call the processor otherwise."""
 COMPILERS = ("c++", "g++", "clang++")
+PARTS = '#include "precisions.h"'
+"""In a source that can be compiled in parts, by precision."""
+SILENT = 1.0
+"""Seconds that one may wait without being told why."""
 
 _said: set[str] = set()
 
@@ -143,14 +152,12 @@ def _processor() -> str:
 
 def _compiled(source: Path, compiler: Sequence[str], path: Path) -> ctypes.CDLL:
     """Compile, by the first of the sets of flags that the compiler knows, and load."""
-    handle, made = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
-    try:
+    with _patience(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
         refused: subprocess.CalledProcessError | None = None
         for replaced in REPLACED:
-            command = [*compiler, *(replaced.get(flag, flag) for flag in FLAGS), "-o", made, str(source)]
             try:
-                subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+                _build(source, [*compiler, *(replaced.get(flag, flag) for flag in FLAGS)], made)
                 break
             except subprocess.CalledProcessError as why:
                 refused = refused or why
@@ -159,8 +166,40 @@ def _compiled(source: Path, compiler: Sequence[str], path: Path) -> ctypes.CDLL:
             raise refused
         os.replace(made, path)
         return ctypes.CDLL(str(path))
+
+
+def _build(source: Path, command: Sequence[str], made: Path) -> None:
+    """Compile a source, its two precisions at the same time where it can be had in parts."""
+    if PARTS not in source.read_text(encoding="utf-8"):
+        _run([*command, "-o", str(made), str(source)])
+        return
+    objects = {bits: str(made.with_name(f"{bits}.o")) for bits in (32, 64)}
+    alone = [flag for flag in command if flag != "-shared"]
+    with ThreadPoolExecutor() as pool:
+        each = [[*alone, "-c", f"-DPRECISION={bits}", "-o", to, str(source)] for bits, to in objects.items()]
+        list(pool.map(_run, each))
+    _run([*command, "-o", str(made), *objects.values()])
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """A line on standard error, the first time that what is done here takes longer than a second."""
+
+    def say() -> None:
+        if "compiling" not in _said:
+            _said.add("compiling")
+            notice("compiling kernels for this processor, once on this machine: some 5 to 20 s ...")
+
+    timer = Timer(SILENT, say)
+    timer.start()
+    try:
+        yield
     finally:
-        Path(made).unlink(missing_ok=True)
+        timer.cancel()
 
 
 def _slower(why: str) -> None:

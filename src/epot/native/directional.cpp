@@ -461,5 +461,4 @@ void filtered_second(const Rows& s, const T* grad, const T* x, const T* rbf, con
         filtered_second<T>(*s, g, x, b, w, x1, b1, w1, dg, dx, db, dw);                                               \
     }
 
-EXPORT(float, f32)
-EXPORT(double, f64)
+#include "precisions.h"

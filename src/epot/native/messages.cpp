@@ -412,5 +412,4 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
         second<T>(*s, *rows, *spline, h, table, r, y, ah, atable, ar, ay, grads, out, dh, dtable, dr, dy);            \
     }
 
-EXPORT(float, f32)
-EXPORT(double, f64)
+#include "precisions.h"
