@@ -17,6 +17,7 @@ import torch_geometric.nn.models.dimenet as pyg
 import torch_geometric.nn.models.dimenet_utils as bases
 from ase import Atoms
 from ase.neighborlist import neighbor_list
+from written import write
 
 CASES = {
     "small": dict(num_blocks=2, num_spherical=7, num_radial=6, cutoff=3.5),
@@ -119,11 +120,7 @@ def main() -> None:
             kept |= {f"{case}/{name}/energy": energy, f"{case}/{name}/forces": forces}
             if name == "molecule":
                 assert abs(own_forward(made, atoms) - energy) < 1e-12
-    for name, atoms in structures().items():
-        kept |= {f"{name}/{k}": v for k, v in (("numbers", atoms.numbers), ("positions", atoms.positions),
-                                               ("cell", np.array(atoms.cell)), ("pbc", atoms.pbc))}  # fmt: skip
-    np.savez_compressed(OUT, **kept)
-    print(f"{OUT}: {OUT.stat().st_size / 1024:.0f} KiB")
+    write(OUT, kept, structures())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if not hasattr(loader, "T_co"):  # a name that schnetpack imports and torch no l
 import schnetpack as spk
 from schnetpack.interfaces.ase_interface import AtomsConverter
 from schnetpack.transform import MatScipyNeighborList
+from written import write
 
 CUTOFF, F, LAYERS, N_RADIAL = 4.0, 8, 3, 6
 OUT = Path(__file__).parents[1] / "data_files" / "painn_schnetpack.npz"
@@ -43,45 +44,47 @@ def structures() -> dict[str, Atoms]:
     return {"molecule": molecule, "crystal": crystal}
 
 
-def model(case: str) -> torch.nn.Module:
+def potential(kind: str, case: str, n_radial: int, std: float, **options: typing.Any) -> torch.nn.Module:
+    """One with random weights in float64; its radial functions are Bessel's where the case is called so."""
     torch.manual_seed(len(case))
-    radial = spk.nn.BesselRBF(N_RADIAL, CUTOFF) if case == "bessel" else spk.nn.GaussianRBF(N_RADIAL, CUTOFF)
-    body = spk.representation.PaiNN(F, LAYERS, radial, spk.nn.CosineCutoff(CUTOFF), **CASES[case])
+    radial = spk.nn.BesselRBF(n_radial, CUTOFF) if case == "bessel" else spk.nn.GaussianRBF(n_radial, CUTOFF)
     made = spk.model.NeuralNetworkPotential(
-        representation=body,
+        representation=getattr(spk.representation, kind)(F, LAYERS, radial, spk.nn.CosineCutoff(CUTOFF), **options),
         input_modules=[spk.atomistic.PairwiseDistances()],
         output_modules=[spk.atomistic.Atomwise(n_in=F, output_key="energy"), spk.atomistic.Forces()],
     )
     for parameter in made.parameters():  # biases start at zero: give them values, so that they are compared
-        torch.nn.init.normal_(parameter, std=0.25)
+        torch.nn.init.normal_(parameter, std=std)
     made = made.double().eval()
     if case == "bessel":  # made in float32: round in float64 instead
-        radial.freqs = torch.arange(1, N_RADIAL + 1, dtype=torch.float64) * torch.pi / CUTOFF
+        radial.freqs = torch.arange(1, n_radial + 1, dtype=torch.float64) * torch.pi / CUTOFF
     else:
-        radial.offsets = torch.linspace(0, CUTOFF, N_RADIAL, dtype=torch.float64)
-        radial.widths = torch.full((N_RADIAL,), CUTOFF / (N_RADIAL - 1), dtype=torch.float64)
+        radial.offsets = torch.linspace(0, CUTOFF, n_radial, dtype=torch.float64)
+        radial.widths = torch.full((n_radial,), CUTOFF / (n_radial - 1), dtype=torch.float64)
     return made
+
+
+def evaluated(case: str, made: torch.nn.Module) -> tuple[dict[str, np.ndarray], dict[str, dict[str, torch.Tensor]]]:
+    """The state, energies and forces, as they are written, and everything that it gave."""
+    convert = AtomsConverter(neighbor_list=MatScipyNeighborList(cutoff=CUTOFF), dtype=torch.float64)
+    table = "representation.embedding.weight"
+    kept = {f"{case}/state/{k}": (v[:15] if k == table else v).numpy() for k, v in made.state_dict().items()}
+    outs = {name: made(convert(atoms)) for name, atoms in structures().items()}
+    for name, out in outs.items():
+        kept |= {f"{case}/{name}/{what}": out[what].detach().numpy() for what in ("energy", "forces")}
+    return kept, outs
 
 
 def main() -> None:
     kept = {}
-    convert = AtomsConverter(neighbor_list=MatScipyNeighborList(cutoff=CUTOFF), dtype=torch.float64)
-    for case in CASES:
-        made, seen = model(case), []
-        made.representation.register_forward_hook(lambda module, inputs, out, seen=seen: seen.insert(0, dict(out)))
-        state = {k: v.clone() for k, v in made.state_dict().items()}
-        table = "representation.embedding.weight"
-        kept |= {f"{case}/state/{k}": (v[:15] if k == table else v).numpy() for k, v in state.items()}
-        for name, atoms in structures().items():
-            out = made(convert(atoms))
-            kept[f"{case}/{name}/energy"] = out["energy"].detach().numpy()
-            kept[f"{case}/{name}/forces"] = out["forces"].detach().numpy()
-            kept[f"{case}/{name}/mu"] = seen[0]["vector_representation"].detach().numpy()
-    for name, atoms in structures().items():
-        kept |= {f"{name}/{k}": v for k, v in (("numbers", atoms.numbers), ("positions", atoms.positions),
-                                               ("cell", np.array(atoms.cell)), ("pbc", atoms.pbc))}  # fmt: skip
-    np.savez_compressed(OUT, **kept)
-    print(f"{OUT}: {OUT.stat().st_size / 1024:.0f} KiB")
+    for case, options in CASES.items():
+        made, seen = potential("PaiNN", case, N_RADIAL, 0.25, **options), []
+        made.representation.register_forward_hook(lambda module, inputs, out, seen=seen: seen.append(dict(out)))
+        found, outs = evaluated(case, made)
+        kept |= found
+        for name, out in zip(outs, seen, strict=True):
+            kept[f"{case}/{name}/mu"] = out["vector_representation"].detach().numpy()
+    write(OUT, kept, structures())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from torch_geometric.nn import SchNet
+from written import write
 
 OUT = Path(__file__).parents[1] / "data_files" / "schnet_pyg.npz"
 F, FILTERS, LAYERS = 8, 6, 3
@@ -59,11 +60,7 @@ def main() -> None:
             energy = made(torch.from_numpy(atoms.numbers), positions).sum()
             kept[f"{case}/{name}/energy"] = energy.detach().numpy()
             kept[f"{case}/{name}/forces"] = -torch.autograd.grad(energy, positions)[0].numpy()
-    for name, atoms in structures().items():
-        kept |= {f"{name}/{k}": v for k, v in (("numbers", atoms.numbers), ("positions", atoms.positions),
-                                               ("cell", np.array(atoms.cell)), ("pbc", atoms.pbc))}  # fmt: skip
-    np.savez_compressed(OUT, **kept)
-    print(f"{OUT}: {OUT.stat().st_size / 1024:.0f} KiB")
+    write(OUT, kept, structures())
 
 
 if __name__ == "__main__":

@@ -8,20 +8,12 @@ interactions and for filters of another width than the features; and beside it s
 them as schnetpack saves its models.
 """
 
-import sys
 from pathlib import Path
 
-import numpy as np
 import torch
+from painn_schnetpack import evaluated, potential, structures
+from written import write
 
-sys.path.insert(0, str(Path(__file__).parent))
-from painn_schnetpack import structures  # also mends what schnetpack needs of torch
-
-import schnetpack as spk  # isort: skip
-from schnetpack.interfaces.ase_interface import AtomsConverter  # isort: skip
-from schnetpack.transform import MatScipyNeighborList  # isort: skip
-
-CUTOFF, F, LAYERS, N_RADIAL = 4.0, 8, 3, 8
 OUT = Path(__file__).parents[1] / "data_files" / "schnet_schnetpack.npz"
 CASES = {
     "gaussian": {},
@@ -31,44 +23,14 @@ CASES = {
 }
 
 
-def model(case: str) -> torch.nn.Module:
-    torch.manual_seed(len(case))
-    radial = spk.nn.BesselRBF(N_RADIAL, CUTOFF) if case == "bessel" else spk.nn.GaussianRBF(N_RADIAL, CUTOFF)
-    body = spk.representation.SchNet(F, LAYERS, radial, spk.nn.CosineCutoff(CUTOFF), **CASES[case])
-    made = spk.model.NeuralNetworkPotential(
-        representation=body,
-        input_modules=[spk.atomistic.PairwiseDistances()],
-        output_modules=[spk.atomistic.Atomwise(n_in=F, output_key="energy"), spk.atomistic.Forces()],
-    )
-    for parameter in made.parameters():  # biases start at zero: give them values, so that they are compared
-        torch.nn.init.normal_(parameter, std=0.4)
-    made = made.double().eval()
-    if case == "bessel":  # made in float32: round in float64 instead
-        radial.freqs = torch.arange(1, N_RADIAL + 1, dtype=torch.float64) * torch.pi / CUTOFF
-    else:
-        radial.offsets = torch.linspace(0, CUTOFF, N_RADIAL, dtype=torch.float64)
-        radial.widths = torch.full((N_RADIAL,), CUTOFF / (N_RADIAL - 1), dtype=torch.float64)
-    return made
-
-
 def main() -> None:
     kept = {}
-    convert = AtomsConverter(neighbor_list=MatScipyNeighborList(cutoff=CUTOFF), dtype=torch.float64)
-    for case in CASES:
-        made = model(case)
+    for case, options in CASES.items():
+        made = potential("SchNet", case, 8, 0.4, **options)
         if case == "gaussian":
             torch.save(made, OUT.with_suffix(".model"))
-        table = "representation.embedding.weight"
-        kept |= {f"{case}/state/{k}": (v[:15] if k == table else v).numpy() for k, v in made.state_dict().items()}
-        for name, atoms in structures().items():
-            out = made(convert(atoms))
-            kept[f"{case}/{name}/energy"] = out["energy"].detach().numpy()
-            kept[f"{case}/{name}/forces"] = out["forces"].detach().numpy()
-    for name, atoms in structures().items():
-        kept |= {f"{name}/{k}": v for k, v in (("numbers", atoms.numbers), ("positions", atoms.positions),
-                                               ("cell", np.array(atoms.cell)), ("pbc", atoms.pbc))}  # fmt: skip
-    np.savez_compressed(OUT, **kept)
-    print(f"{OUT}: {OUT.stat().st_size / 1024:.0f} KiB")
+        kept |= evaluated(case, made)[0]
+    write(OUT, kept, structures())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torchani.arch import ANI
 from torchani.nn import ANINetworks, AtomicNetwork, Ensemble
 from torchani.sae import SelfEnergy
 from torchani.utils import linspace
+from written import write
 
 OUT = Path(__file__).parents[1] / "data_files" / "torchani.npz"
 HCNO, HCNOSFCL = ("H", "C", "N", "O"), ("H", "C", "N", "O", "S", "F", "Cl")
@@ -119,11 +120,7 @@ def main() -> None:
         order = torch.tensor([elements.index(s) for s in structures()[name].symbols])[None]
         rows = symmetry_functions(layout, window, len(elements))(order, positions, cell, pbc)
         kept[f"aev/{layout}/{window}/{name}"] = rows[0].detach().numpy()
-    for name, atoms in structures().items():
-        kept |= {f"{name}/{k}": v for k, v in (("numbers", atoms.numbers), ("positions", atoms.positions),
-                                               ("cell", np.array(atoms.cell)), ("pbc", atoms.pbc))}  # fmt: skip
-    np.savez_compressed(OUT, **kept)
-    print(f"{OUT}: {OUT.stat().st_size / 1024:.0f} KiB")
+    write(OUT, kept, structures())
 
 
 if __name__ == "__main__":
