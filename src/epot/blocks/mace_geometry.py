@@ -11,7 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from ..typing import Float, Int, Tensor
 from .element_order import Sites
-from .filter_tables import TERMS, Taps, grid, intervals, sums
+from .equivariant_splines import Terms
+from .filter_tables import TERMS, Taps, grid, intervals
 from .radial_network import RadialBasis
 from .spline_messages import Knots, available
 
@@ -117,7 +118,25 @@ class Surroundings:
         """Functions of the distance in every slot from coefficients of their splines, those of a kind of pair after
         those of another. Differentiable once, by the distances alone.
         """
-        return _Interpolated.apply(self.distances, table, self.knots, self.basis.cutoff)
+        return _Interpolated.apply(self.distances, table, self.terms)
+
+    @cached_property
+    def terms(self) -> Terms:
+        """Of splines of the distance, in every slot. Empty slots have none."""
+        knots, r = self.knots, self.distances
+        taps = Taps(r, knots.grid, self.basis.cutoff, _constant)
+        rows, n = taps.index(), len(r)
+        if knots.kinds is not None:
+            first = knots.kinds * (len(knots.grid.points))
+            rows = (rows.view(-1, TERMS) + first.unsqueeze(1)).flatten()
+        made = self.sites.made
+        if "empty" not in made:
+            full = torch.zeros(n, dtype=torch.bool, device=r.device).index_fill_(0, self.sites.layout.place, True)
+            made["empty"] = (~full).nonzero()[:, 0]
+            made["starts"] = torch.arange(0, 2 * n * TERMS, TERMS, device=r.device)
+        factors = torch.stack([taps.weights(0), taps.weights(1)])
+        factors.view(2, n, TERMS).index_fill_(1, made["empty"], 0.0)
+        return Terms(rows, made["starts"], factors)
 
     def _seen(self, distances: Tensor, source: Tensor, target: Tensor) -> Seen:
         numbers = None
@@ -132,20 +151,16 @@ class Surroundings:
 
 class _Interpolated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distances: Tensor, table: Tensor, knots: Knots, cutoff: float) -> Tensor:
-        taps = Taps(distances, knots.grid, cutoff, _constant)
-        index = taps.index()
-        if knots.kinds is not None:
-            first = knots.kinds * (table.shape[0] // knots.n_kinds)
-            index = (index.view(-1, TERMS) + first.unsqueeze(1)).flatten()
-        starts = torch.arange(0, len(index), TERMS, device=index.device)
-        ctx.save_for_backward(sums(table, index, starts, taps.weights(1)))
-        return sums(table, index, starts, taps.weights(0))
+    def forward(ctx: Any, distances: Tensor, table: Tensor, terms: Terms) -> Tensor:
+        ctx.save_for_backward(table)
+        ctx.terms = terms
+        return terms.values(table, 0, len(distances))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (grad * ctx.saved_tensors[0]).sum(1), None, None, None
+        (table,) = ctx.saved_tensors
+        return (grad * ctx.terms.values(table, 0, len(grad), 1)).sum(1), None, None
 
 
 def _constant(r: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:

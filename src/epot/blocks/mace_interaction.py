@@ -26,6 +26,7 @@ from ..typing import Float, Tensor
 from .channels import joined, mixed, mixed_by_element
 from .element_order import Sites
 from .equivariant_messages import Paths, equivariant_messages
+from .equivariant_splines import spline_sums
 from .filter_tables import solver
 from .kept import Kept
 from .mace_geometry import Seen, Surroundings
@@ -117,6 +118,8 @@ class Interaction(nn.Module):
         if around.compiled:
             call = *where, self.paths.scheme, around.knots
             found = spline_messages(sent, self._table(around), around.distances, *call)
+        elif around.once:
+            found = spline_sums(sent, self._table(around), around.distances, *where, self.paths, around.terms)
         else:
             found = equivariant_messages(sent, self.hidden(around.pairs), self.combined(), *where, self.paths)
         return mixed(found, mix)
