@@ -17,7 +17,7 @@ from ..geometry.graph import Graph
 from ..typing import Float, Tensor
 from .element_order import Sites, in_order
 from .filter_tables import Grid, grid, intervals, radial_splines
-from .spline_messages import Knots, Scheme, gradient, spline_messages
+from .spline_messages import Knots, Scheme, spline_messages
 
 _VECTORS = [(0, place, 1, place, 1.0) for place in range(3)]
 RESULTS = [(1, 1), (3, 1)]
@@ -98,16 +98,6 @@ class SplineFilters(NamedTuple):
             y: of each sender.
             table: coefficients of the splines, cutoff function included.
         """
-        r, ones = self._where()
-        return spline_messages(y, table, r, ones, self.sites, SCALAR, Knots(self.grid))[0].squeeze(1)
-
-    def _where(self) -> tuple[Tensor, Tensor]:
-        return self.distances, self.distances.new_ones(len(self.distances), 1)
-
-    def gradient(
-        self, grad: Float[Tensor, "atoms F"], y: Float[Tensor, "atoms F"], table: Float[Tensor, "rows F"], by_y: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """dE/dy (if wanted) and dE/dr from dE/dm, without a history."""
-        where = self.sites, SCALAR, Knots(self.grid)
-        d_y, _, d_r, _ = gradient([grad], (y, table, *self._where()), *where, (by_y, False, True, False))
-        return d_y, d_r
+        ones = self.distances.new_ones(len(self.distances), 1)
+        made = spline_messages(y, table, self.distances, ones, self.sites, SCALAR, Knots(self.grid))
+        return made[0].squeeze(1)

@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from ..typing import Float, Int, Tensor
 from . import scalar_messages as messages
-from .filtered_splines import SplineFilters
 from .scalar_messages import Filters
 
 LN2 = math.log(2)
@@ -59,7 +58,7 @@ def update(
 
 
 class Layer(NamedTuple):
-    """An interaction of SchNet, all constant.
+    """An interaction of SchNet, all constant and without history.
 
     Attributes:
         table: the filters as splines.
@@ -72,19 +71,6 @@ class Layer(NamedTuple):
     update: Sequence[Tensor]
 
 
-def scalar_interactions(
-    x: Float[Tensor, "atoms F"], layers: Sequence[Layer], filters: SplineFilters
-) -> Float[Tensor, "atoms F"]:
-    """``x_i + v(sum_j W(r_ij) * (W_in x_j))`` of all interactions of SchNet, a function of the distances alone.
-
-    Args:
-        x: features that each atom starts with.
-        layers: all of them.
-        filters: the geometry, for compiled kernels.
-    """
-    return _Scalars.apply(filters.distances, x.detach(), _constant(layers), _Compiled(filters))
-
-
 def curve_interactions(
     x: Float[Tensor, "atoms F"],
     curves: Float[Tensor, "elements rows G"],
@@ -92,7 +78,7 @@ def curve_interactions(
     layers: Sequence[Layer],
     filters: Filters,
 ) -> Float[Tensor, "atoms F"]:
-    """The same without compiled kernels.
+    """``x_i + v(sum_j W(r_ij) * (W_in x_j))`` of all interactions of SchNet, a function of the distances alone.
 
     Args:
         x: features that each atom starts with.
@@ -102,30 +88,11 @@ def curve_interactions(
     """
     index = messages.curve_index(curves, kinds, filters)
     sums = _Curves(filters, curves.flatten(0, 1), index)
-    return _Scalars.apply(filters.distances, x.detach(), _constant(layers), sums)
-
-
-def _constant(layers: Sequence[Layer]) -> list[Layer]:
-    return [layer._replace(update=[t.detach() for t in layer.update]) for layer in layers]
-
-
-class _Compiled(NamedTuple):
-    """Messages of SchNet's layers and their gradients by compiled kernels."""
-
-    filters: SplineFilters
-
-    def sum(self, k: int, x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Messages of layer k, and what was sent."""
-        y = x.mm(layer.project.t())
-        return self.filters.messages(y, layer.table), y
-
-    def gradient(self, k: int, grad: Tensor, y: Tensor, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
-        """By what was sent (None in the first layer) and by the distances."""
-        return self.filters.gradient(grad, y, layer.table, k > 0)
+    return _Scalars.apply(filters.distances, x.detach(), list(layers), sums)
 
 
 class _Curves(NamedTuple):
-    """The same by torch; messages of the first layer are curves."""
+    """Messages of SchNet's layers and their gradients; messages of the first layer are curves."""
 
     filters: Filters
     curves: Tensor
@@ -148,7 +115,7 @@ class _Curves(NamedTuple):
 
 class _Scalars(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, r: Tensor, x: Tensor, layers: list[Layer], sums: _Compiled | _Curves) -> Tensor:
+    def forward(ctx: Any, r: Tensor, x: Tensor, layers: list[Layer], sums: _Curves) -> Tensor:
         kept = []
         for k, layer in enumerate(layers):
             m, y = sums.sum(k, x, layer)

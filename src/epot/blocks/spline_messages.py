@@ -127,18 +127,6 @@ def spline_messages(
     return list(_Messages.apply(features, table, distances, harmonics, _Call(table, sites, scheme, knots)))
 
 
-def gradient(
-    grads: Sequence[Float[Tensor, ...]],
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
-    sites: Sites,
-    scheme: Scheme,
-    knots: Knots,
-    wanted: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, ...]:
-    """Those of features, table, distances and harmonics from the results', where wanted; without a history."""
-    return _Call(inputs[1], sites, scheme, knots).backward(inputs, grads, wanted)
-
-
 class _Rows(ctypes.Structure):
     _fields_ = [
         ("count", ctypes.c_int64),

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from ..blocks import first_order
+from ..blocks import first_order, kept
 from ..blocks.element_order import in_order
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.filter_tables import Grid, Kept, Taps, continued, grid, intervals, solver
@@ -23,7 +23,8 @@ from ..blocks.first_order import Layer
 from ..blocks.mlp import MLP, dense, shifted_softplus
 from ..blocks.readout import LinearReadout
 from ..blocks.scalar_messages import Filters, element_messages, segments
-from ..blocks.spline_messages import available
+from ..blocks.scalar_network import Readout, ScalarNetwork, available
+from ..blocks.spline_messages import available as messages_available
 from ..elements import to_number
 from ..errors import ConfigError
 from ..features.cutoff import cutoff_function
@@ -132,6 +133,7 @@ class SchNet(Potential):
         self.interactions = nn.ModuleList(parts)
         self.hidden = dense(n_features, n_features // 2)
         self.readout = LinearReadout(n_features // 2)
+        self._packed = kept.Kept()
         self._kept, self._faded = Kept(), Kept()  # tables without and with the cutoff function
 
     @classmethod
@@ -139,24 +141,25 @@ class SchNet(Potential):
         return cls(n_features=8, n_layers=2, n_radial=8, cutoff=4.0)
 
     def forward(self, graph: Graph) -> Output:
+        if _once(graph) and available(self.hidden.weight.device, self.hidden.weight.dtype):
+            made = self._network().energies(graph)
+            if made is not None:  # else an element is unknown, and refused by name below
+                energy, members = self.readout(made[1]) if self.readout.n_members else (made[0], None)
+                return Output(energy, members, made[1])
         hidden = ACTIVATIONS[self.readout_activation](self.hidden(self.atoms(graph)))
         energy, members = self.readout(hidden)
         return Output(energy, members, hidden)
 
     def atoms(self, graph: Graph) -> Float[Tensor, "atoms F"]:
         """Features x after the last interaction."""
-        once = graph.first_order or not torch.is_grad_enabled()
+        once = _once(graph)
         on, tables = self.tables(constant=once)
         distances = graph.vectors().square().sum(-1).sqrt()
         filters = self._geometry(graph, distances, on)
         embedding, kinds = self.embedding.present(graph.numbers)
-        distinct = self.distinct()
-        layers = [min(k, len(distinct) - 1) for k in range(self.n_layers)]
-        first, *others = [(distinct[k], tables[k]) for k in layers]
-        if once:
-            constant = [Layer(t, i.project.weight.detach(), list(i.update.parameters())) for i, t in (first, *others)]
-            if isinstance(filters, SplineFilters):
-                return first_order.scalar_interactions(embedding.index_select(0, kinds), constant, filters)
+        first, *others = self._layers(tables)
+        if once and isinstance(filters, Filters):
+            constant = [_constant(*layer) for layer in (first, *others)]
             curves = self._kept.product(first[0].project(embedding), first[1])
             return first_order.curve_interactions(embedding.index_select(0, kinds), curves, kinds, constant, filters)
         x = first[0].first(embedding, kinds, first[1], filters)
@@ -164,16 +167,35 @@ class SchNet(Potential):
             x = interaction(x, table, filters)
         return x
 
+    def _network(self) -> ScalarNetwork:
+        """All of it for the compiled call, made again when a weight has changed."""
+        return self._packed.of(self, self._pack)
+
+    def _pack(self) -> ScalarNetwork:
+        on, tables = self.tables(constant=True)
+        layers = [_constant(*layer) for layer in self._layers(tables)]
+        hidden = (self.hidden.weight, self.hidden.bias)
+        scale, bias = self.readout.scale, self.readout.bias
+        shift = torch.zeros_like(scale) if bias is None else bias * scale
+        readout = Readout(hidden, self.readout_activation, self.readout.weight * scale, shift)
+        return ScalarNetwork(self.embedding.weight, self.embedding.species, layers, readout, on)
+
     @property
     def _compiled(self) -> bool:
         """Whether compiled kernels sum the messages; then the cutoff function is in the tables."""
-        return available(self.hidden.weight.device, self.hidden.weight.dtype, 0)
+        return messages_available(self.hidden.weight.device, self.hidden.weight.dtype, 0)
 
     def _geometry(self, graph: Graph, distances: Tensor, on: Grid) -> Filters | SplineFilters:
         if self._compiled:
             return SplineFilters(in_order(graph), distances.to(self.hidden.weight.dtype), on)
         taps = Taps(distances, on, self.cutoff, cutoff_function(self.cutoff_function))
         return Filters(segments(graph), taps, distances)
+
+    def _layers(self, tables: Sequence[Tensor]) -> list[tuple[Interaction, Tensor]]:
+        """Each interaction with its filters, in order."""
+        distinct = self.distinct()
+        which = [min(k, len(distinct) - 1) for k in range(self.n_layers)]
+        return [(distinct[k], tables[k]) for k in which]
 
     def distinct(self) -> list[Interaction]:
         """One interaction if all are the same, else all."""
@@ -185,8 +207,8 @@ class SchNet(Potential):
         if constant:
             parameters = [p for i in self.distinct() for p in i.filter.parameters()]
             double = lambda: partial(self.filters, interactions=[deepcopy(i).double() for i in self.distinct()])  # noqa: E731
-            kept = self._faded if self._compiled else self._kept
-            return kept.of(double, parameters, self.cutoff, self.radial, self.n_radial)
+            tables = self._faded if self._compiled else self._kept
+            return tables.of(double, parameters, self.cutoff, self.radial, self.n_radial)
         on = grid(self.cutoff, intervals(self.radial, self.n_radial, weight.dtype), weight.dtype, weight.device)
         solve = solver(on.intervals, weight.dtype, weight.device)
         return on, [solve @ values for values in self.filters(on.points)]
@@ -201,3 +223,13 @@ class SchNet(Potential):
             return found
         fade = continued(self.cutoff_function, distances, self.cutoff).unsqueeze(1)
         return [values * fade for values in found]
+
+
+def _once(graph: Graph) -> bool:
+    """Whether first derivatives by the geometry are all that can be asked for."""
+    return graph.first_order or not torch.is_grad_enabled()
+
+
+def _constant(interaction: Interaction, table: Tensor) -> Layer:
+    update = [t.detach() for t in interaction.update.parameters()]
+    return Layer(table, interaction.project.weight.detach(), update)
