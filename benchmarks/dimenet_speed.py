@@ -23,19 +23,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from ours import calculator, labels_of, loss_of, moved, training_step
+
 CUTOFF, SKIN = 5.0, 0.5
 MODES = ("search", "skin", "train")
-
-
-def loss_of(energy, forces, energies, labels):
-    return ((energy.reshape(-1) - energies) / 27).square().mean() + (forces - labels).square().mean()
-
-
-def labels_of(frames, dtype):
-    import torch
-
-    energies = torch.tensor([a.info["energy"] for a in frames], dtype=dtype)
-    return energies, torch.cat([torch.tensor(a.arrays["forces"], dtype=dtype) for a in frames])
 
 
 class Epot:
@@ -50,31 +41,13 @@ class Epot:
         self.model = dimenet_from_state(torch.load(weights, weights_only=True), elements=ELEMENTS, cutoff=CUTOFF)
 
     def calculator(self, mode):
-        from epot.simulate.calculator import Calculator
-
-        return Calculator(self.model, skin=SKIN if mode == "skin" else 0.0)
+        return calculator(self.model, SKIN if mode == "skin" else 0.0)
 
     def step(self, frames):
         import torch
 
-        from epot.data.structure import Structure
-        from epot.geometry.graph import build
-        from epot.predict import predict
-
-        model, labels = self.model.train(), labels_of(frames, torch.float64)
-        graph = build([Structure.from_ase(a) for a in frames], CUTOFF)
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-
-        def step():
-            made = predict(model, graph, create_graph=True)
-            loss = loss_of(made.energy, made.forces, *labels)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            for parameter, grad in zip(parameters, found, strict=True):
-                parameter.grad = grad
-            optimizer.step()
-
-        return step
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        return training_step(self.model, frames, optimizer, fresh=False)
 
 
 class Pyg:
@@ -174,7 +147,6 @@ def case_of(name, weights):
     """``make(case)`` of a worker: a training step, or moving the atoms and asking for forces."""
 
     def make(case):
-        import numpy as np
         from systems import SYSTEMS, training_set
 
         system, mode = case.split()
@@ -186,13 +158,7 @@ def case_of(name, weights):
         if atoms.calc is None:
             return None
         print(f"{name} {system}: {atoms.get_potential_energy():.6f}", file=sys.stderr)
-        start, rng = atoms.positions.copy(), np.random.default_rng(1)
-
-        def call():
-            atoms.positions = start + rng.normal(scale=1e-3, size=start.shape)
-            return atoms.get_potential_energy(), atoms.get_forces()
-
-        return call
+        return moved(atoms)
 
     return make
 

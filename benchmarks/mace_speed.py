@@ -26,21 +26,11 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from ours import calculator, moved, training_step
 from systems import ELEMENTS, SYSTEMS, training_set
 from turns import Worker, compare, header, serve
 
 CUTOFF, CHANNELS = 5.0, 64
-
-
-def moved(atoms):
-    """Energy and forces of atoms that moved."""
-    rng, start = np.random.default_rng(1), atoms.positions.copy()
-
-    def call():
-        atoms.positions = start + rng.normal(scale=1e-3, size=start.shape)
-        return atoms.get_potential_energy(), atoms.get_forces()
-
-    return call
 
 
 # ------------------------------------------------------------------------------------------------- in the workers
@@ -59,37 +49,16 @@ class Ours:
     def make(self, case):
         if case == "train":
             return self.trainer()
-        from epot.simulate.calculator import Calculator
-
         atoms = SYSTEMS[case]()
-        atoms.calc = Calculator(self.model(sorted(set(atoms.numbers.tolist()))), skin=self.skin)
+        atoms.calc = calculator(self.model(sorted(set(atoms.numbers.tolist()))), self.skin)
         return moved(atoms)
 
     def trainer(self):
-        import torch
-
-        from epot.data.structure import Structure
         from epot.fit.optimizers import make
-        from epot.geometry.graph import build, collate
-        from epot.predict import predict
 
         frames = training_set()
-        model = self.model(sorted(set(frames[0].numbers.tolist()))).train()
-        graphs = [build(Structure.from_ase(a), CUTOFF) for a in frames]
-        energies = torch.tensor([a.info["energy"] for a in frames], dtype=torch.float64)
-        forces = torch.cat([torch.from_numpy(a.arrays["forces"]) for a in frames])
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = make("adamw", model, 1e-6, 0.0)
-
-        def step():
-            made = predict(model, collate(graphs), create_graph=True)
-            loss = ((made.energy - energies) / 27).square().mean() + (made.forces - forces).square().mean()
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            for parameter, grad in zip(parameters, found, strict=True):
-                parameter.grad = grad
-            optimizer.step()
-
-        return step
+        model = self.model(sorted(set(frames[0].numbers.tolist())))
+        return training_step(model, frames, make("adamw", model, 1e-6, 0.0))
 
 
 class MaceTorch:

@@ -26,20 +26,11 @@ import typing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from ours import calculator, labels_of, loss_of, moved, training_step
+
 CUTOFF, FEATURES, LAYERS, SKIN = 5.0, 128, 3, 0.5
 RADIAL = {"painn": 20, "schnet": 50}
 MODES = ("search", "skin", "train")
-
-
-def loss_of(energy, forces, energies, labels):
-    return ((energy.reshape(-1) - energies) / 27).square().mean() + (forces - labels).square().mean()
-
-
-def labels_of(frames, dtype):
-    import torch
-
-    energies = torch.tensor([a.info["energy"] for a in frames], dtype=dtype)
-    return energies, torch.cat([torch.tensor(a.arrays["forces"], dtype=dtype) for a in frames])
 
 
 class Epot:
@@ -56,31 +47,13 @@ class Epot:
         self.model = make({"name": model, "elements": list(ELEMENTS), "cutoff": CUTOFF} | sizes)
 
     def calculator(self, mode):
-        from epot.simulate.calculator import Calculator
-
-        return Calculator(self.model, skin=SKIN if mode == "skin" else 0.0)
+        return calculator(self.model, SKIN if mode == "skin" else 0.0)
 
     def step(self, frames):
         import torch
 
-        from epot.data.structure import Structure
-        from epot.geometry.graph import build
-        from epot.predict import predict
-
-        graph = build([Structure.from_ase(a) for a in frames], CUTOFF)
-        energies, forces = labels_of(frames, torch.float64)
-        parameters = list(self.model.train().parameters())
-        optimizer = torch.optim.Adam(parameters, lr=1e-3)
-
-        def step():
-            made = predict(self.model, graph.replace(_made={}), create_graph=True)
-            loss = loss_of(made.energy, made.forces, energies, forces)
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            for parameter, grad in zip(parameters, found, strict=True):
-                parameter.grad = grad
-            optimizer.step()
-
-        return step
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        return training_step(self.model, frames, optimizer)
 
 
 class Schnetpack:
@@ -256,7 +229,6 @@ def peak_mb(reset=False):
 def case_of(name, model):
     """``make(case)`` of a worker: a training step, or moving the atoms and asking for forces."""
 
-    import numpy as np
     from systems import SYSTEMS, training_set
 
     def make(case):
@@ -278,13 +250,7 @@ def case_of(name, model):
         atoms.calc = package.calculator(mode)
         if atoms.calc is None:
             return None
-        start, rng = atoms.positions.copy(), np.random.default_rng(1)
-
-        def call():
-            atoms.positions = start + rng.normal(scale=1e-3, size=start.shape)
-            return atoms.get_potential_energy(), atoms.get_forces()
-
-        return call
+        return moved(atoms)
 
     return make
 
