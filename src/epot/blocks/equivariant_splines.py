@@ -11,7 +11,9 @@ Six rows of the table make the weights of a pair: fewer operations than any matr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +25,7 @@ from .element_order import Sites
 from .equivariant_messages import Paths
 from .filter_tables import TERMS, sums
 
+PIECE = 256  # slots at a time: what is computed for them should stay in the processor's second cache
 _scratch = Scratch()
 
 
@@ -37,18 +40,25 @@ class Terms(NamedTuple):
 
     rows: Int[Tensor, " terms"]
     starts: Int[Tensor, " starts"]
-    factors: Float[Tensor, "2 terms"]
+    factors: tuple[Float[Tensor, " terms"], Float[Tensor, " terms"]]
 
-    def values(self, table: Float[Tensor, "rows F"], first: int, last: int, order: int = 0) -> Float[Tensor, "slots F"]:
-        """Functions, or with order 1 their derivatives, in slots from ``first`` up to ``last``."""
-        own = slice(first * TERMS, last * TERMS)
-        return sums(table, self.rows[own], self.starts[: last - first], self.factors[order, own])
+    def whole(self, table: Float[Tensor, "rows F"], order: int) -> Float[Tensor, "slots F"]:
+        """Functions, or with order 1 their derivatives, in all slots."""
+        return sums(table, self.rows, self.starts[: len(self.starts) // 2], self.factors[order])
 
-    def both(self, table: Float[Tensor, "rows F"], first: int, last: int) -> Float[Tensor, "2 slots F"]:
-        """Functions and their derivatives."""
-        own, n = slice(first * TERMS, last * TERMS), last - first
-        factors = self.factors[:, own].reshape(-1)
-        return sums(table, self.rows[own].repeat(2), self.starts[: 2 * n], factors).view(2, n, -1)
+    def values(self, table: Float[Tensor, "rows F"], sizes: Sequence[int]) -> Iterator[Float[Tensor, "slots F"]]:
+        """Functions in so many slots, and the next."""
+        cuts = [n * TERMS for n in sizes]
+        for n, rows, factors in zip(sizes, self.rows.split(cuts), self.factors[0].split(cuts), strict=True):
+            yield sums(table, rows, self.starts[:n], factors)
+
+    def both(self, table: Float[Tensor, "rows F"], sizes: Sequence[int]) -> Iterator[Float[Tensor, "slots_both F"]]:
+        """Functions and their derivatives, those of a slot after those of another."""
+        cuts = [2 * n * TERMS for n in sizes]
+        rows = self.rows.view(-1, 1, TERMS).expand(-1, 2, -1).reshape(-1)
+        factors = torch.stack([f.view(-1, TERMS) for f in self.factors], 1).view(-1)
+        for n, own, by in zip(sizes, rows.split(cuts), factors.split(cuts), strict=True):
+            yield sums(table, own, self.starts[: 2 * n], by)
 
 
 def spline_sums(
@@ -77,7 +87,7 @@ def spline_sums(
 
 
 class _Call(NamedTuple):
-    """What is constant, and how arrays of one block are cut."""
+    """What is constant."""
 
     table: Tensor
     sites: Sites
@@ -85,63 +95,101 @@ class _Call(NamedTuple):
     terms: Terms
     channels: int
 
-    def widths(self) -> list[int]:
-        """Columns of X for each degree of the harmonics."""
-        return [self.channels * self.paths.width(l2) for l2 in range(self.paths.l_harmonic + 1)]
 
-    def harmonics(self, y: Tensor) -> tuple[Tensor, ...]:
-        """Components of each degree, as columns."""
-        return y.split([2 * l2 + 1 for l2 in range(self.paths.l_harmonic + 1)], 1)
+class _Piece:
+    """Some rows of a block: their slots, and arrays for them, which outlive a call; cut into the views that it takes.
 
-    def slots(self) -> int:
-        """Of the largest block."""
-        return max(((stop - start) * width for start, stop, _, width in self.sites.layout.blocks), default=0)
+    Attributes:
+        shape: rows and slots per row.
+        senders: atoms of the slots.
+        h: senders' features, ``(slots, components * channels)``; ``parts`` of each degree ``(slots, 1, m1, c)``.
+        x: products of each degree of the harmonics, ``(rows, slots, columns)``; ``groups`` of each group.
+        u: dE/dX alike; ``paths`` of each path ``(slots, 1, m1, c)``.
+        both: two kinds of sums, ``(slots, 2, components * channels)``; ``sums`` of each degree ``(slots, 2, m1, c)``.
+    """
 
-    def grouped(self, w: Tensor, h: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each group R ``(.., paths, 1, c)`` and h ``(.., 1, m1, c)``, of the same leading axes."""
-        c, lead = self.channels, w.shape[:-1]
-        of_groups = w.split([c * len(g.paths) for g in self.paths.groups], -1)
-        of_degrees = h.split([c * (2 * n + 1) for n in range(self.paths.l_sender + 1)], -1)
-        of_degrees = tuple(part.view(*lead, 1, -1, c) for part in of_degrees)
-        for group, r in zip(self.paths.groups, of_groups, strict=True):
-            yield r.view(*lead, -1, 1, c), of_degrees[group.sender]
-
-    def products(self, w: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        """``X = R h`` of some slots, cut into columns of each degree."""
-        x = _scratch.take("x", self.slots(), sum(self.widths()), like=w)[: w.shape[0]]
-        sizes = [self.channels * len(g.paths) * (2 * g.sender + 1) for g in self.paths.groups]
-        for own, (r, part) in zip(x.split(sizes, 1), self.grouped(w, h), strict=True):
-            torch.mul(r, part, out=own.view(w.shape[0], -1, part.shape[2], self.channels))
-        return x.split(self.widths(), 1)
-
-    def pulled(self, u: list[Tensor], w: Tensor, out: Tensor) -> None:
-        """``sum_p R_p U_p``.
-
-        Args:
-            u: U of each degree of the harmonics, ``(slots, columns)``.
-            w: two kinds of weights, ``(2, slots, paths * channels)``.
-            out: ``(2, slots, components * channels)``.
-        """
-        parts = [
-            p
-            for own, columns in zip(self._of_degrees(), u, strict=True)
-            for p in columns.split([self.channels * len(g.paths) * (2 * g.sender + 1) for g in own], 1)
-        ]
+    def __init__(self, room: _Room, senders: Tensor, rows: int, width: int) -> None:
+        paths, c, n = room.paths, room.channels, rows * width
+        self.shape, self.senders, self.slots = (rows, width), senders, n
+        columns = [c * (2 * l1 + 1) for l1 in range(paths.l_sender + 1)]
+        widths = [c * paths.width(l2) for l2 in range(paths.l_harmonic + 1)]
+        self.h, x = room.take("h", n, sum(columns)), room.take("x", n, sum(widths))
+        self.parts = [part.view(n, 1, -1, c) for part in self.h.split(columns, 1)]
+        own = [c * len(g.paths) * (2 * g.sender + 1) for g in paths.groups]
+        pairs = list(zip(x.split(own, 1), paths.groups, strict=True))
+        self.groups = [(part.view(n, len(g.paths), -1, c), self.parts[g.sender]) for part, g in pairs]
+        self.x = [part.view(rows, width, -1) for part in x.split(widths, 1)]
+        self.u = [room.take(f"u{l2}", rows, width, columns) for l2, columns in enumerate(widths)]
+        self.both = room.take("both", n, 2, sum(columns))
+        sums_of = [part.view(n, 2, -1, c) for part in self.both.split(columns, 2)]
+        self.sums: list[tuple[Tensor, Tensor, bool]] = []
         begun: set[int] = set()
-        for group, part, (r, to) in zip(self.paths.groups, parts, self.grouped(w, out), strict=True):
-            d, target = 2 * group.sender + 1, to.squeeze(2)
-            each = part.view(1, part.shape[0], -1, d, self.channels).unbind(2)
-            for one, weight in zip(each, r.unbind(2), strict=True):
-                if group.sender in begun:
-                    target.addcmul_(one, weight)
-                else:
-                    torch.mul(one, weight, out=target)
-                    begun.add(group.sender)
+        for l2, u in enumerate(self.u):
+            mine = [p for p in paths.paths if p.harmonic == l2]
+            for part, p in zip(u.view(n, -1).split([columns[p.sender] for p in mine], 1), mine, strict=True):
+                self.sums.append((part.view(n, 1, -1, c), sums_of[p.sender], p.sender not in begun))
+                begun.add(p.sender)
 
-    def _of_degrees(self) -> list[list[Any]]:
-        """Groups of each degree of the harmonics."""
-        degrees = range(self.paths.l_harmonic + 1)
-        return [[g for g in self.paths.groups if g.harmonic == l2] for l2 in degrees]
+    def multiply(self, weights: Sequence[Tensor]) -> None:
+        """``X = R h``, R of each group ``(slots, paths, 1, c)``."""
+        for (x, h), r in zip(self.groups, weights, strict=True):
+            torch.mul(r, h, out=x)
+
+    def pull(self, weights: Sequence[Tensor]) -> None:
+        """``sum_p R_p U_p`` with two kinds of weights of each path, ``(slots, 2, 1, c)``."""
+        for (u, out, first), r in zip(self.sums, weights, strict=True):
+            if first:
+                torch.mul(u, r, out=out)
+            else:
+                out.addcmul_(u, r)
+
+
+class _Room:
+    """Pieces of all blocks, made once for some sites.
+
+    Attributes:
+        rows, slots: how many each piece has.
+        members: how many paths each group has.
+        degrees: components of each degree of the harmonics.
+    """
+
+    def __init__(self, like: Tensor, sites: Sites, paths: Paths, channels: int) -> None:
+        self.like, self.paths, self.channels = like.new_empty(0), paths, channels
+        self._held: dict[str, Tensor] = {}
+        layout = sites.layout
+        cuts = [
+            (min(step, stop - row), slot + (row - start) * width, width)
+            for start, stop, slot, width in layout.blocks
+            for step in (max(1, PIECE // width),)
+            for row in range(start, stop, step)
+        ]
+        self._most = max((rows * width for rows, _, width in cuts), default=0)
+        self.pieces = [_Piece(self, layout.senders[a : a + n * w], n, w) for n, a, w in cuts]
+        self.rows, self.slots = [p.shape[0] for p in self.pieces], [p.slots for p in self.pieces]
+        self.members = [len(g.paths) for g in paths.groups]
+        self.degrees = [2 * l2 + 1 for l2 in range(paths.l_harmonic + 1)]
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Memory that all pieces share."""
+        size = math.prod(shape)
+        slots = shape[0] if name[0] != "u" else shape[0] * shape[1]
+        if name not in self._held:
+            self._held[name] = self.like.new_empty(size // slots * self._most)
+        return self._held[name][:size].view(shape)
+
+    def harmonics(self, y: Float[Tensor, "slots harmonics"]) -> Iterator[tuple[Tensor, ...]]:
+        """Of each piece, those of each degree ``(rows, 2 l2 + 1, slots)``."""
+        for piece, part in zip(self.pieces, y.t().split(self.slots, 1), strict=True):
+            yield part.unflatten(1, piece.shape).transpose(0, 1).split(self.degrees, 1)
+
+
+def _room(features: Tensor, call: _Call) -> _Room:
+    key = f"room {threading.get_ident()} {call.channels} {features.dtype} {call.paths.l_sender} {call.paths.l_harmonic} {call.paths.l_result}"
+    made = call.sites.made
+    if key not in made:
+        with torch.inference_mode(False):
+            made[key] = _Room(features, call.sites, call.paths, call.channels)
+    return made[key]
 
 
 class _Sums(torch.autograd.Function):
@@ -149,17 +197,16 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, distances: Tensor, harmonics: Tensor, call: _Call) -> tuple[Tensor, ...]:
         ctx.save_for_backward(features, harmonics)
         ctx.call = call
-        layout, of_degrees = call.sites.layout, call.harmonics(harmonics)
-        out = [
-            features.new_empty(features.shape[0], y.shape[1], n) for y, n in zip(of_degrees, call.widths(), strict=True)
-        ]
-        for start, stop, slot, width in layout.blocks:
-            last = slot + (stop - start) * width
-            h = features.index_select(0, layout.senders[slot:last])
-            x = call.products(call.terms.values(call.table, slot, last), h)
-            for y, own, sums_of in zip(of_degrees, x, out, strict=True):
-                left = y[slot:last].view(stop - start, width, -1).transpose(1, 2)
-                torch.bmm(left, own.view(stop - start, width, -1), out=sums_of[start:stop])
+        room, c = _room(features, call), call.channels
+        widths = [c * call.paths.width(l2) for l2 in range(call.paths.l_harmonic + 1)]
+        out = [features.new_empty(len(features), m, n) for m, n in zip(room.degrees, widths, strict=True)]
+        own_out = zip(*(g.split(room.rows) for g in out), strict=True)
+        weights = call.terms.values(call.table, room.slots)
+        for piece, w, ys, to in zip(room.pieces, weights, room.harmonics(harmonics), own_out, strict=True):
+            torch.index_select(features, 0, piece.senders, out=piece.h)
+            piece.multiply(w.view(piece.slots, -1, 1, c).split(room.members, 1))
+            for y, x, g in zip(ys, piece.x, to, strict=True):
+                torch.bmm(y, x, out=g)
         back = _inverse(call.sites)
         return tuple(g.index_select(0, back) for g in out)
 
@@ -168,28 +215,28 @@ class _Sums(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         features, harmonics = ctx.saved_tensors
         call: _Call = ctx.call
-        layout, most, of_degrees = call.sites.layout, call.slots(), call.harmonics(harmonics)
-        own_grads = [g.index_select(0, layout.rows) for g in grads]
-        n_slots, n_columns = layout.senders.shape[0], features.shape[1]
-        d_slots = _scratch.take("slots", n_slots, n_columns, like=features)
-        d_r, d_y = features.new_empty(n_slots), features.new_empty(harmonics.shape[1], n_slots)
-        for start, stop, slot, width in layout.blocks:
-            rows, last = stop - start, slot + (stop - start) * width
-            h = features.index_select(0, layout.senders[slot:last])
-            w = call.terms.both(call.table, slot, last)
-            u, to_y = [], []
-            for l2, (d, y, x) in enumerate(zip(own_grads, of_degrees, call.products(w[0], h), strict=True)):
-                d = d[start:stop]
-                made = _scratch.take(f"u{l2}", most, d.shape[2], like=d)[: last - slot]
-                torch.bmm(y[slot:last].view(rows, width, -1), d, out=made.view(rows, width, -1))
-                u.append(made)
-                to_y.append(torch.bmm(d, x.view(rows, width, -1).transpose(1, 2)))
-            d_y[:, slot:last].view(-1, rows, width).copy_(torch.cat(to_y, 1).transpose(0, 1))
-            both = _scratch.take("both", 2, last - slot, n_columns, like=h)
-            call.pulled(u, w, both)
-            d_slots[slot:last] = both[0]
-            torch.sum(both[1].mul_(h), 1, out=d_r[slot:last])
-        return _to_senders(d_slots, call.sites), d_r, d_y.t(), None
+        room, c, rows = _room(features, call), call.channels, call.sites.layout.rows
+        n_slots = len(harmonics)
+        d_slots = _scratch.take("slots", n_slots, features.shape[1], like=features)
+        d_r = features.new_empty(n_slots)
+        d_y = [features.new_empty(n_slots, m) for m in room.degrees]
+        own_grads = zip(*(g.index_select(0, rows).split(room.rows) for g in grads), strict=True)
+        outs = zip(d_slots.split(room.slots), d_r.split(room.slots), *(d.split(room.slots) for d in d_y), strict=True)
+        parts = zip(
+            room.pieces, call.terms.both(call.table, room.slots), room.harmonics(harmonics), own_grads, outs, strict=True
+        )
+        for piece, w, ys, ds, (to_h, to_r, *to_y) in parts:
+            torch.index_select(features, 0, piece.senders, out=piece.h)
+            w = w.view(piece.slots, 2, -1, 1, c)
+            piece.multiply(w.select(1, 0).split(room.members, 1))
+            for y, d, x, u, to in zip(ys, ds, piece.x, piece.u, to_y, strict=True):
+                torch.bmm(y.transpose(1, 2), d, out=u)
+                torch.bmm(x, d.transpose(1, 2), out=to.view(*piece.shape, -1))
+            piece.pull(w.unbind(2))
+            value, slope = piece.both.unbind(1)
+            to_h.copy_(value)
+            torch.sum(slope.mul_(piece.h), 1, out=to_r)
+        return _to_senders(d_slots, call.sites), d_r, torch.cat(d_y, 1), None
 
 
 def _inverse(sites: Sites) -> Int[Tensor, " atoms"]:
@@ -205,4 +252,5 @@ def _to_senders(slots: Float[Tensor, "slots columns"], sites: Sites) -> Float[Te
         mine = torch.argsort(sites.layout.senders.index_select(0, sites.layout.place), stable=True)
         lengths = sites.neighbors.index_select(0, _inverse(sites))
         sites.made["sent"] = sites.layout.place.index_select(0, mine), lengths.cumsum(0) - lengths
-    return sums(slots, *sites.made["sent"], None)
+    index, starts = sites.made["sent"]
+    return sums(slots, index, starts, None)

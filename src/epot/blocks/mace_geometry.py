@@ -134,8 +134,9 @@ class Surroundings:
             full = torch.zeros(n, dtype=torch.bool, device=r.device).index_fill_(0, self.sites.layout.place, True)
             made["empty"] = (~full).nonzero()[:, 0]
             made["starts"] = torch.arange(0, 2 * n * TERMS, TERMS, device=r.device)
-        factors = torch.stack([taps.weights(0), taps.weights(1)])
-        factors.view(2, n, TERMS).index_fill_(1, made["empty"], 0.0)
+        factors = taps.weights(0), taps.weights(1)
+        for weights in factors:
+            weights.view(n, TERMS).index_fill_(0, made["empty"], 0.0)
         return Terms(rows, made["starts"], factors)
 
     def _seen(self, distances: Tensor, source: Tensor, target: Tensor) -> Seen:
@@ -154,13 +155,13 @@ class _Interpolated(torch.autograd.Function):
     def forward(ctx: Any, distances: Tensor, table: Tensor, terms: Terms) -> Tensor:
         ctx.save_for_backward(table)
         ctx.terms = terms
-        return terms.values(table, 0, len(distances))
+        return terms.whole(table, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (table,) = ctx.saved_tensors
-        return (grad * ctx.terms.values(table, 0, len(grad), 1)).sum(1), None, None
+        return (grad * ctx.terms.whole(table, 1)).sum(1), None, None
 
 
 def _constant(r: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
