@@ -130,10 +130,14 @@ class Interaction(nn.Module):
         solve = solver(around.knots.grid.intervals, hidden.dtype, hidden.device)
         return torch.matmul(solve, hidden).flatten(0, 1)
 
+    def _radial_state(self, around: Surroundings) -> list[Tensor]:
+        """What tables of radial functions are made of."""
+        return [t for module in (self, around.basis) for t in (*module.parameters(), *module.buffers())]
+
     def _table(self, around: Surroundings) -> Float[Tensor, "rows paths_channels"]:
         """Coefficients of the splines of all radial weights."""
         make = lambda: self._coefficients(around) @ self.combined()  # noqa: E731
-        return self._kept.of(self, make, around.kinds) if around.once else make()
+        return self._kept.by(self._radial_state(around), make, around.kinds) if around.once else make()
 
     def _radial(self, around: Surroundings) -> tuple[Float[Tensor, "slots K"], Float[Tensor, "K paths_channels"]]:
         """H of every slot and W; where only derivatives by the geometry are wanted, fewer functions with the same
@@ -148,7 +152,7 @@ class Interaction(nn.Module):
             parts = (u * s)[:, :rank], v[:rank] @ self.combined().double()
             return tuple(x.to(self.weight.dtype).contiguous() for x in parts)  # type: ignore[return-value]
 
-        table, weight = self._kept.of(self, make, ("few", around.kinds))
+        table, weight = self._kept.by(self._radial_state(around), make, ("few", around.kinds))
         return around.interpolated(table), weight
 
     def _from_elements(self, h: list[Tensor], mix: list[Tensor], around: Surroundings) -> list[Tensor]:

@@ -44,15 +44,24 @@ class RadialBasis(nn.Module):
         power: p of the polynomial cutoff function.
         transform: of the distance, by the covalent radii of both atoms: ``agnesi`` (Witt et al., J. Chem. Phys. 159,
             164101 (2023)) maps onto (0, 1], ``soft`` stops at 3/4 of their sum; None for the distance as it is.
+        trainable: the frequencies ``k pi / cutoff`` of ``bessel`` are only where they begin.
     """
 
     radii: Tensor
     constants: Tensor
 
     def __init__(
-        self, cutoff: float, n: int, kind: Radial = "bessel", power: int = 5, transform: Transform | None = None
+        self,
+        cutoff: float,
+        n: int,
+        kind: Radial = "bessel",
+        power: int = 5,
+        transform: Transform | None = None,
+        trainable: bool = False,
     ) -> None:
         super().__init__()
+        start = torch.arange(1, n + 1, dtype=torch.float32) * (math.pi / cutoff)
+        self.frequencies = nn.Parameter(start) if trainable else None
         self.cutoff, self.n, self.kind, self.power, self.transform = cutoff, n, kind, power, transform
         if transform is not None:
             self.register_buffer("radii", torch.tensor(covalent_radii, dtype=torch.float64), persistent=False)
@@ -71,7 +80,10 @@ class RadialBasis(nn.Module):
             a, b = self.radii.to(x).index_select(0, numbers[0]), self.radii.to(x).index_select(0, numbers[1])
             x = self._agnesi(x, (a + b) / 2) if self.transform == "agnesi" else self._soft(x, a + b)
         fade = self._fade(distances).unsqueeze(-1)
-        values = radial_basis(self.kind, x, self.cutoff, self.n)
+        if self.frequencies is not None:  # written so that it has a value and a slope at 0, where splines have a node
+            values = self.frequencies * torch.sinc(x.unsqueeze(-1) * self.frequencies / math.pi)
+        else:
+            values = radial_basis(self.kind, x, self.cutoff, self.n)
         return values * math.sqrt(2 / self.cutoff) if self.kind == "bessel" else values, fade
 
     def _fade(self, r: Tensor) -> Tensor:

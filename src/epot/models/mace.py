@@ -99,6 +99,7 @@ class MACE(Potential):
         cutoff_on_radial: the cutoff function multiplies what goes into the radial network, else what comes out.
         last_readout_only: energies are read from the last layer alone.
         deep_readout: the last readout has a second hidden layer, with biases.
+        trainable_bessel: the frequencies of the Bessel functions are learned, too.
 
     Raises:
         ConfigError: a size that is not positive, an unknown element, correlations that do not match the layers.
@@ -143,6 +144,7 @@ class MACE(Potential):
         cutoff_on_radial: bool = True,
         last_readout_only: bool = False,
         deep_readout: bool = False,
+        trainable_bessel: bool = False,
     ) -> None:
         super().__init__()
         self.elements = tuple(sorted(to_number(z) for z in elements))
@@ -153,12 +155,13 @@ class MACE(Potential):
         self.n_edge_channels, self.reduced_couplings = n_edge_channels, reduced_couplings
         self.agnostic_product, self.cutoff_on_radial = agnostic_product, cutoff_on_radial
         self.last_readout_only, self.deep_readout = last_readout_only, deep_readout
+        self.trainable_bessel = trainable_bessel
         powers = self._check()
 
         self.embedding = ElementEmbedding(self.elements, n_channels)
         with torch.no_grad():
             self.embedding.weight.mul_(len(self.elements) ** -0.5)
-        self.basis = RadialBasis(cutoff, n_radial, radial, cutoff_power, distance_transform)
+        self.basis = RadialBasis(cutoff, n_radial, radial, cutoff_power, distance_transform, trainable_bessel)
         widths = [n_radial, *radial_mlp]
         self.interactions, self.products = nn.ModuleList(), nn.ModuleList()
         for layer, power in enumerate(powers):
@@ -194,6 +197,8 @@ class MACE(Potential):
                 "MACE's nonlinear interaction has biases in its radial network: it needs cutoff_on_radial=False, or "
                 "messages would not vanish at the cutoff."
             )
+        if self.trainable_bessel and self.radial != "bessel":
+            raise ConfigError(f"MACE got trainable_bessel=True with radial={self.radial!r}; it needs 'bessel'.")
         if self.max_l < 0 or self.max_ell < self.max_l:
             raise ConfigError(f"MACE got max_l={self.max_l}, max_ell={self.max_ell}; 0 <= max_l <= max_ell is needed.")
         if not self.radial_mlp or min(self.radial_mlp) < 1:
