@@ -248,9 +248,10 @@ def _gradients(
     if not energy.requires_grad:
         zero = leaves.positions.new_zeros
         return zero(graph.n_atoms, 3), zero(graph.n_structures, 3, 3), zero(graph.n_atoms, 3, 3)
-    g, dx, ds = torch.autograd.grad(
-        energy.double().sum(), leaves[:3], create_graph=history, retain_graph=history or again, allow_unused=True
-    )
+    g, dx, ds = torch.autograd.grad(  # of the sum over atoms
+        energy, leaves[:3], torch.ones_like(energy), create_graph=history, retain_graph=history or again,
+        allow_unused=True,
+    )  # fmt: skip
     return _assemble(graph, leaves.vectors, g, dx, ds, shares)
 
 
@@ -258,7 +259,7 @@ def _assemble(
     graph: Graph, vectors: Tensor, g: Tensor | None, dx: Tensor | None, ds: Tensor | None, shares: bool = True
 ) -> tuple[Tensor, ...]:
     """Forces, virial and atom virials, the latter only with ``shares`` or where the virial is made from them."""
-    i, j = graph.pairs
+    i, j = graph.pairs.unbind(0)
     g = torch.zeros_like(vectors) if g is None else g
     forces = torch.zeros_like(graph.positions).index_add(0, i, g).index_add(0, j, -g)
     if graph.n_structures == 1 and not shares:

@@ -10,7 +10,7 @@ from epot.data.structure import Structure
 from epot.errors import ConfigError, DataError, SimulationError
 from epot.geometry.graph import build
 from epot.predict import predict
-from epot.simulate.skin import SkinPairs
+from epot.simulate.skin import SkinPairs, equal
 
 
 def crystal(n=2):
@@ -214,3 +214,26 @@ def test_atoms_that_meet_between_searches_are_named():
 def test_negative_skin_is_refused():
     with pytest.raises(ConfigError, match="skin"):
         SkinPairs(5.0, -0.1)
+
+
+def test_arrays_are_equal_as_numpy_says():
+    """Witness: ``np.array_equal``, of whole numbers large and small, other types and shapes, and numbers that are none."""
+    large = np.arange(20000)
+    arrays = [
+        np.arange(4),
+        np.arange(4, dtype=np.int32),
+        np.arange(4).reshape(2, 2),
+        np.arange(4.0),
+        large,
+        large[::-1],
+    ]
+    arrays += [
+        np.zeros(0, int),
+        np.zeros(4, bool),
+        np.array([0.0, np.nan]),
+        np.array([-0.0, 1.0]),
+        np.array([0.0, 1.0]),
+    ]
+    for a in arrays:
+        for b in arrays:
+            assert equal(a, b.copy()) == np.array_equal(a, b)

@@ -27,15 +27,15 @@ class Kept:
 
     def of(self, module: nn.Module, make: Callable[[], Made], key: Hashable = None) -> Made:
         """``make()``, without history, or what it gave when the module's parameters and buffers were the same."""
-        return self.by([*module.parameters(), *module.buffers()], make, key)
+        return self.by(_tensors(module), make, key)
 
     def by(self, tensors: Iterable[Tensor], make: Callable[[], Made], key: Hashable = None) -> Made:
         """``make()``, without history, or what it gave when these tensors were the same."""
         listed = list(tensors)
-        if any(t.is_inference() for t in listed):  # these do not count their changes
-            return make()
         held = self._held.get(key)
         if held is None or len(held[0]) != len(listed) or not all(map(_same, listed, held[0])):
+            if any(t.is_inference() for t in listed):  # these do not count their changes
+                return make()
             with torch.inference_mode(False), torch.no_grad():  # in this order: the first switches gradients on
                 held = self._held[key] = ([(t, t._version, t.detach()) for t in listed], make())
         return held[1]
@@ -45,6 +45,15 @@ class Kept:
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Kept, ()
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """All parameters and buffers, those shared by modules more than once: in less time than their iterators take."""
+    found = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+    for child in module._modules.values():
+        if child is not None:
+            found += _tensors(child)
+    return found
 
 
 def _same(tensor: Tensor, then: _State) -> bool:

@@ -17,7 +17,7 @@ from ..geometry.graph import Graph
 from ..potential import Potential, has_members
 from ..predict import Prediction, predict
 from ..uncertainty.calibration import Calibration
-from .skin import SkinPairs
+from .skin import SkinPairs, equal
 
 VOIGT = [0, 4, 8, 5, 2, 1]  # xx yy zz yz xz xy, ASE's order
 SPREAD = ("energy_std", "forces_std", "stress_std")
@@ -92,10 +92,10 @@ class Calculator(AseCalculator):
         if last is None:
             return list(all_changes)
         same = {
-            "numbers": np.array_equal(last.numbers, atoms.numbers),
+            "numbers": equal(last.numbers, atoms.numbers),
             "positions": np.array_equal(last.positions, atoms.positions),
             "cell": np.array_equal(last.cell.array, atoms.cell.array),
-            "pbc": np.array_equal(last.pbc, atoms.pbc),
+            "pbc": equal(last.pbc, atoms.pbc),
             "initial_charges": _charge(atoms) == self._charge,
         }
         return [name for name, unchanged in same.items() if not unchanged]

@@ -24,6 +24,7 @@ from ..geometry.neighbors import CLOSEST, neighbor_pairs
 from ..typing import Tensor
 
 ROUNDING = 1e-9  # Å: rebuild a little before the bound is met
+SMALL = 65536  # bytes that are copied in less time than it takes to compare them where they are
 
 
 class SkinPairs:
@@ -55,6 +56,7 @@ class SkinPairs:
         self._pbc = np.zeros(3, bool)
         self._graph: Graph | None = None
         self._offset_cell: Tensor | None = None
+        self._charge: tuple[float, Tensor] | None = None
 
     def graph(
         self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, charge: float = 0.0
@@ -82,7 +84,7 @@ class SkinPairs:
         start = self._positions
         if start is None or start.shape != positions.shape or not self.skin:
             return False
-        if not (np.array_equal(numbers, self._numbers) and np.array_equal(pbc, self._pbc)):
+        if not (equal(numbers, self._numbers) and equal(pbc, self._pbc)):
             return False
         reach = self.cutoff + self.skin
         if not np.array_equal(cell[pbc], self._cell[pbc]):  # deformed along the periodic axes, as it was across them
@@ -99,7 +101,7 @@ class SkinPairs:
         structure, same = self._structure(numbers, positions, cell, pbc)
         self._positions = None  # until a search has succeeded
         found = neighbor_pairs(structure, self.cutoff + self.skin)
-        if not (same and self._found is not None and all(map(np.array_equal, found, self._found))):
+        if not (same and self._found is not None and all(map(equal, found, self._found))):
             self._take(*found)
         if not same:
             self._fixed: dict[str, Any] = {
@@ -116,8 +118,8 @@ class SkinPairs:
     ) -> tuple[Structure, bool]:
         """With its checks, and whether it is the last one but for the positions, of which little needs checking."""
         start, x = self._positions, np.array(positions, dtype=np.float64)
-        same = start is not None and start.shape == x.shape and np.array_equal(numbers, self._numbers)
-        if same and np.array_equal(pbc, self._pbc) and np.array_equal(cell, self._cell) and np.isfinite(x).all():
+        same = start is not None and start.shape == x.shape and equal(numbers, self._numbers)
+        if same and equal(pbc, self._pbc) and equal(cell, self._cell) and np.isfinite(x).all():
             known = {"numbers": self._numbers, "cell": self._cell, "pbc": self._pbc}
             return Structure.unchecked(positions=x, **known), True
         return Structure(numbers, x, cell, pbc), False
@@ -126,6 +128,7 @@ class SkinPairs:
         """New pairs: their tensors; what was made of the old ones is dropped."""
         order = _canonical(i, j, shifts)
         self._pairs = torch.from_numpy(np.stack([i[order], j[order]])).to(self.device)
+        self._ends = self._pairs.unbind(0)
         self._shifts = torch.from_numpy(shifts[order].astype(np.float64)).to(self.device)
         self._shifted = bool(shifts.any())
         self._offsets: Tensor | None = None
@@ -136,7 +139,8 @@ class SkinPairs:
     def _filter(self, positions: np.ndarray, cell: np.ndarray, charge: float) -> Graph:
         x = torch.from_numpy(np.array(positions, dtype=np.float64)).to(self.device)
         h = torch.from_numpy(np.array(cell, dtype=np.float64)).to(self.device)
-        vectors = x.index_select(0, self._pairs[1]) - x.index_select(0, self._pairs[0])
+        i, j = self._ends
+        vectors = x.index_select(0, j) - x.index_select(0, i)
         if self._shifted:
             vectors = vectors + self._offset(h)
         squares = vectors.square().sum(1)
@@ -146,10 +150,17 @@ class SkinPairs:
         if len(self._index) and float(squares.min()) < CLOSEST**2:
             self._refuse(int(squares.argmin()), positions)
         self._graph = Graph(
-            positions=x, cell=h[None], charge=x.new_tensor([charge]), _vectors=vectors.index_select(0, self._index),
+            positions=x, cell=h.unsqueeze(0), charge=self._charged(charge),
+            _vectors=vectors if len(self._index) == len(vectors) else vectors.index_select(0, self._index),
             cutoff=self.cutoff, _made=self._views, **self._kept, **self._fixed,  # type: ignore[arg-type]
         )  # fmt: skip
         return self._graph
+
+    def _charged(self, charge: float) -> Tensor:
+        """``(1,)``, made again for another charge."""
+        if self._charge is None or self._charge[0] != charge:
+            self._charge = charge, torch.tensor([charge], dtype=torch.float64, device=self.device)
+        return self._charge[1]
 
     def _offset(self, cell: Tensor) -> Tensor:
         """``S @ cell``, element by element: every pair gets the same bits in any list that holds it."""
@@ -188,6 +199,12 @@ class SkinPairs:
             f"Atoms {i} and {j} came to one place, near {np.round(positions[i], 3)} Å: the simulation has left what "
             "its potential can describe. Look at the frames before; shorten the time step or label such structures."
         )
+
+
+def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """``np.array_equal``; whole numbers that are equal, looked at at every step, in a twentieth of its time."""
+    whole = a.dtype == b.dtype and a.dtype.kind in "ib" and a.shape == b.shape and a.nbytes < SMALL
+    return a.tobytes() == b.tobytes() if whole else np.array_equal(a, b)
 
 
 def _canonical(i: np.ndarray, j: np.ndarray, shifts: np.ndarray) -> np.ndarray:
