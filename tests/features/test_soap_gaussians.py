@@ -39,10 +39,12 @@ def with_slopes(soap, graph):
     return soap.density.values(graph.vectors(), made, soap.species(graph), slopes=True)
 
 
-@pytest.mark.parametrize("mixed", [0, 10**6], ids=["species apart", "species together"])
+@pytest.mark.parametrize("mixed", [None, 0, 10**6], ids=["compiled", "species apart", "species together"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_closed_form_is_the_series(kind, mixed, box, monkeypatch):
-    monkeypatch.setattr(soap_density, "MIXED", mixed)
+    if mixed is not None:
+        monkeypatch.setenv("EPOT_NATIVE", "0")
+        monkeypatch.setattr(soap_density, "MIXED", mixed)
     soap = Soap((1, 6, 8), **(SMALL | kind))
     assert (soap.density.sums is not None) == (kind.get("basis") != "polynomial")
     graph = build(box, soap.cutoff)
@@ -51,7 +53,9 @@ def test_closed_form_is_the_series(kind, mixed, box, monkeypatch):
     torch.testing.assert_close(found, expected, atol=2e-13 * float(expected.abs().max()), rtol=0)
 
 
-def test_neighbors_beyond_the_reach_do_not_count(box):
+@pytest.mark.parametrize("compiled", ["0", "1"])
+def test_neighbors_beyond_the_reach_do_not_count(compiled, box, monkeypatch):
+    monkeypatch.setenv("EPOT_NATIVE", compiled)
     soap = Soap((1, 6, 8), **SMALL)
     near, far = build(box, soap.cutoff), build(box, soap.cutoff + 1.5)
     assert far.n_pairs > near.n_pairs
@@ -77,7 +81,7 @@ def test_arrays_share_the_memory_of_tensors():
 def test_recursion_is_the_same_in_numpy_and_in_torch(l_max):
     vectors = torch.randn(3, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     found = torch.empty(angular.n_harmonics(l_max), 11, dtype=torch.float64)
-    angular._recursion(torch, vectors, found, *angular._recursion_tables(l_max, vectors.dtype, vectors.device))
+    angular._recursion(torch, vectors, found, *angular.recursion_tables(l_max, vectors.dtype, vectors.device))
     expected = angular.solid_recursion(vectors, l_max)
     torch.testing.assert_close(found, expected, atol=1e-13, rtol=1e-13)
     assert l_max == 0 or (angular.solid_recursion(vectors * 1.01, l_max) - expected).abs().max() > 1e-4
@@ -88,6 +92,7 @@ def test_recursion_is_the_same_in_numpy_and_in_torch(l_max):
 )
 def test_without_arrays_the_same(kind, box, monkeypatch):
     """What other devices do, on this one."""
+    monkeypatch.setenv("EPOT_NATIVE", "0")
     found = []
     for plain in (False, True):
         for module in (angular, soap_density, soap_contract, soap_gaussians, soap_jacobian) if plain else ():

@@ -79,7 +79,7 @@ def _pulling_matrices(l_max: int, dtype: torch.dtype, device: torch.device) -> l
 def solid_recursion(vectors: Float[Tensor, "3 points"], l_max: int, out: Tensor | None = None) -> Tensor:
     """All ``S_lm``, ``(components, points)``, degree by degree from the two degrees below, without autograd."""
     out = vectors.new_empty(n_harmonics(l_max), vectors.shape[1]) if out is None else out
-    lower, factors = _recursion_tables(l_max, vectors.dtype, vectors.device)
+    lower, factors = recursion_tables(l_max, vectors.dtype, vectors.device)
     xp, (r, to, last, *others) = arrays(vectors, out, factors, *lower)
     _recursion(xp, r, to, others, last)
     return out
@@ -109,7 +109,7 @@ def _recursion(xp: Any, vectors: Any, out: Any, lower: list[Any], factors: Any) 
 
 
 @lru_cache(maxsize=32)
-def _recursion_tables(l_max: int, dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], Tensor]:
+def recursion_tables(l_max: int, dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], Tensor]:
     """``S_lm = N_lm Q_lm``, ``Q_lm = z Q_(l-1)m - b_lm r^2 Q_(l-2)m``: b for l from 2, columns; and N, a column."""
     factors, lower = [torch.full((1,), 1 / math.sqrt(4 * math.pi), dtype=torch.float64)], []
     for n in range(1, l_max + 1):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..typing import Float, Tensor
+from . import soap_native
 from .angular import n_harmonics
 from .arrays import arrays
 from .scratch import Scratch
@@ -101,6 +102,11 @@ class Contraction(nn.Module):
                 left, right = self._sides(mixed[:, :, degree * degree : n_harmonics(degree)])
                 found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
             return torch.cat(found, 1).index_select(1, self.index) * self.weights
+        if soap_native.available(mixed):
+            made = self.once(
+                "blocks", mixed, lambda like: soap_native.blocks_of(self.layout, self.factors, self.weights)
+            )
+            return soap_native.spectrum(mixed.detach().transpose(1, 2), made, self.n_max, self.compression == "mu1nu1")
         everything = self.scratch.take("products", atoms, len(self.factors), self.n_channels, self.wide, like=mixed)
         xp, (coefficients, scales, to) = arrays(mixed, self.scales.to(mixed.dtype), everything)
         scaled = coefficients * scales
@@ -113,6 +119,9 @@ class Contraction(nn.Module):
         # gather is several times faster than index_select along rows
         spectra = everything.view(atoms, -1).gather(1, self.index.expand(atoms, -1))
         return spectra if self.plain else spectra.mul_(self.weights)
+
+    def _blocks(self, like: Tensor) -> soap_native.Blocks:
+        return soap_native.blocks_of(self.layout, self.factors, self.weights)
 
     def _sides(self, c: Any) -> tuple[Any, Any]:
         """The factors of one degree, of a tensor or an array."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..geometry.graph import Graph
 from ..typing import Float, Int, Tensor
+from . import soap_native
 from .angular import n_harmonics, pull_harmonics, solid_recursion, spherical_harmonics
 from .arrays import arrays
 from .scratch import Scratch
@@ -176,15 +177,19 @@ class Density(nn.Module):
         own = torch.zeros(len(elements), len(elements), n_max, dtype=torch.float64)
         own[range(len(elements)), range(len(elements))] = torch.from_numpy(center)
         self.register_buffer("center", own.view(len(elements), -1), persistent=False)
+        self.tables: soap_native.Gaussians | None = None
 
     def forward(self, graph: Graph, species: Tensor) -> Float[Tensor, "atoms channels components"]:
         """Coefficients, the atom's own density included; components are ``l*l + l + m``.
 
         Differentiable to any order, or where the graph says so (``first_order``) once, at half the cost.
         """
-        made = plan(graph, species, self.elements)
         vectors = graph.vectors().to(self.center.dtype)
-        if not (torch.is_grad_enabled() and vectors.requires_grad):
+        plainly = not (torch.is_grad_enabled() and vectors.requires_grad)
+        if plainly and self.sums is not None and soap_native.available(vectors):
+            return self._compiled(graph, vectors.detach(), species).transpose(1, 2)
+        made = plan(graph, species, self.elements)
+        if plainly:
             return self.values(vectors, made, species)
         if graph.first_order:
             return _Coefficients.apply(vectors, self, made, species)
@@ -197,6 +202,14 @@ class Density(nn.Module):
             found.append(self._joined(part, self.series(r), angular))
         own = nn.functional.pad(self.center.index_select(0, species)[:, :, None], (0, n_harmonics(self.l_max) - 1))
         return torch.cat(found) + own
+
+    def _compiled(self, graph: Graph, vectors: Tensor, species: Tensor) -> Tensor:
+        """Coefficients by a compiled kernel, ``(atoms, components, channels)``."""
+        assert self.sums is not None  # noqa: S101 (asked before)
+        if self.tables is None or self.tables.center is not self.center:  # new where the module was converted
+            self.tables = soap_native.gaussians(self.sums.rates, self.sums.mix, self.center)
+        weights = None if self.fade.plain else self.fade(vectors.square().sum(1).sqrt_())
+        return soap_native.density(graph, vectors, weights, species, self.sums.reach, self.tables)
 
     def padded(self, vectors: Tensor) -> Tensor:
         """One more vector, for empty slots: of the length at which nothing counts any more."""
