@@ -19,7 +19,8 @@ class Kept:
     """Results by key, each with the state of the tensors that it was made of.
 
     Not a buffer and not a parameter: it goes into no file and into no copy. It belongs to an :class:`nn.Module` as an
-    ordinary attribute.
+    ordinary attribute. A change in place through ``.data`` (``w.data.mul_(2)``) is not counted by torch and not seen
+    here; the same under ``torch.no_grad()`` is.
     """
 
     def __init__(self) -> None:
