@@ -23,6 +23,7 @@ from .first_order import Layer
 from .spline_messages import NAMES
 
 PANEL = 128  # bytes that a row of a matrix has in the kernels
+ENOUGH = 128  # pairs for another thread: they take as long as a dozen meetings of threads
 
 
 class Readout(NamedTuple):
@@ -165,7 +166,8 @@ class _Energies(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         n_atoms, n_pairs = graph.n_atoms, graph.n_pairs
         held = graph.numbers, graph.row_pointers(), graph.pairs[1].contiguous(), vectors.double().contiguous()
-        pairs = _Pairs(n_atoms, n_pairs, torch.get_num_threads(), *(t.data_ptr() for t in held))
+        threads = min(torch.get_num_threads(), 1 + n_pairs // ENOUGH)
+        pairs = _Pairs(n_atoms, n_pairs, threads, *(t.data_ptr() for t in held))
         room = torch.empty(network.room(network.address, n_atoms, n_pairs), dtype=torch.uint8)
         energy = torch.empty(n_atoms, dtype=network.dtype)
         hidden = torch.empty(n_atoms, network.n_hidden, dtype=network.dtype)
