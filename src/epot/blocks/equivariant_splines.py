@@ -24,8 +24,9 @@ from ..typing import Float, Int, Tensor
 from .element_order import Sites
 from .equivariant_messages import Paths
 from .filter_tables import TERMS, sums
+from .neighborhood import BLOCK
 
-PIECE = 256  # slots at a time: what is computed for them should stay in the processor's second cache
+MANY = 500  # shapes of blocks that are kept
 _scratch = Scratch()
 
 
@@ -96,21 +97,20 @@ class _Call(NamedTuple):
     channels: int
 
 
-class _Piece:
-    """Some rows of a block: their slots, and arrays for them, which outlive a call; cut into the views that it takes.
+class _Block:
+    """Arrays for one block of receivers, which outlive a call, cut into the views that it takes.
 
     Attributes:
-        shape: rows and slots per row.
-        senders: atoms of the slots.
+        shape: rows and slots per row; ``slots`` in all.
         h: senders' features, ``(slots, components * channels)``; ``parts`` of each degree ``(slots, 1, m1, c)``.
         x: products of each degree of the harmonics, ``(rows, slots, columns)``; ``groups`` of each group.
         u: dE/dX alike; ``paths`` of each path ``(slots, 1, m1, c)``.
         both: two kinds of sums, ``(slots, 2, components * channels)``; ``sums`` of each degree ``(slots, 2, m1, c)``.
     """
 
-    def __init__(self, room: _Room, senders: Tensor, rows: int, width: int) -> None:
+    def __init__(self, room: _Room, rows: int, width: int) -> None:
         paths, c, n = room.paths, room.channels, rows * width
-        self.shape, self.senders, self.slots = (rows, width), senders, n
+        self.shape, self.slots = (rows, width), n
         columns = [c * (2 * l1 + 1) for l1 in range(paths.l_sender + 1)]
         widths = [c * paths.width(l2) for l2 in range(paths.l_harmonic + 1)]
         self.h, x = room.take("h", n, sum(columns)), room.take("x", n, sum(widths))
@@ -119,7 +119,7 @@ class _Piece:
         pairs = list(zip(x.split(own, 1), paths.groups, strict=True))
         self.groups = [(part.view(n, len(g.paths), -1, c), self.parts[g.sender]) for part, g in pairs]
         self.x = [part.view(rows, width, -1) for part in x.split(widths, 1)]
-        self.u = [room.take(f"u{l2}", rows, width, columns) for l2, columns in enumerate(widths)]
+        self.u = [room.take(f"u{l2}", n, size).view(rows, width, size) for l2, size in enumerate(widths)]
         self.both = room.take("both", n, 2, sum(columns))
         sums_of = [part.view(n, 2, -1, c) for part in self.both.split(columns, 2)]
         self.sums: list[tuple[Tensor, Tensor, bool]] = []
@@ -145,51 +145,65 @@ class _Piece:
 
 
 class _Room:
-    """Pieces of all blocks, made once for some sites.
+    """Memory for the largest block so far, cut for each shape of them: neighbors change in dynamics, these rarely do.
 
     Attributes:
-        rows, slots: how many each piece has.
         members: how many paths each group has.
         degrees: components of each degree of the harmonics.
+        widths: columns of X of each.
     """
 
-    def __init__(self, like: Tensor, sites: Sites, paths: Paths, channels: int) -> None:
+    def __init__(self, like: Tensor, paths: Paths, channels: int) -> None:
         self.like, self.paths, self.channels = like.new_empty(0), paths, channels
-        self._held: dict[str, Tensor] = {}
-        layout = sites.layout
-        cuts = [
-            (min(step, stop - row), slot + (row - start) * width, width)
-            for start, stop, slot, width in layout.blocks
-            for step in (max(1, PIECE // width),)
-            for row in range(start, stop, step)
-        ]
-        self._most = max((rows * width for rows, _, width in cuts), default=0)
-        self.pieces = [_Piece(self, layout.senders[a : a + n * w], n, w) for n, a, w in cuts]
-        self.rows, self.slots = [p.shape[0] for p in self.pieces], [p.slots for p in self.pieces]
         self.members = [len(g.paths) for g in paths.groups]
         self.degrees = [2 * l2 + 1 for l2 in range(paths.l_harmonic + 1)]
+        self.widths = [channels * paths.width(l2) for l2 in range(paths.l_harmonic + 1)]
+        self._memory: dict[str, Tensor] = {}
+        self._cut: dict[tuple[int, int], _Block] = {}
+        self._most = BLOCK
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """Memory that all pieces share."""
-        size = math.prod(shape)
-        slots = shape[0] if name[0] != "u" else shape[0] * shape[1]
-        if name not in self._held:
-            self._held[name] = self.like.new_empty(size // slots * self._most)
-        return self._held[name][:size].view(shape)
+        """An array of a block, ``(slots, ..)``, in memory that all blocks share."""
+        if name not in self._memory:
+            self._memory[name] = self.like.new_empty(self._most * math.prod(shape[1:]))
+        return self._memory[name][: math.prod(shape)].view(shape)
 
-    def harmonics(self, y: Float[Tensor, "slots harmonics"]) -> Iterator[tuple[Tensor, ...]]:
-        """Of each piece, those of each degree ``(rows, 2 l2 + 1, slots)``."""
-        for piece, part in zip(self.pieces, y.t().split(self.slots, 1), strict=True):
-            yield part.unflatten(1, piece.shape).transpose(0, 1).split(self.degrees, 1)
+    def blocks(self, shapes: list[tuple[int, int]]) -> list[_Block]:
+        """For so many rows and slots per row each."""
+        most = max((rows * width for rows, width in shapes), default=0)
+        if most > self._most or len(self._cut) > MANY:
+            self._most = max(most, self._most)
+            self._memory, self._cut = {}, {}
+        for shape in shapes:
+            if shape not in self._cut:
+                self._cut[shape] = _Block(self, *shape)
+        return [self._cut[shape] for shape in shapes]
+
+    def harmonics(self, y: Float[Tensor, "slots harmonics"], blocks: list[_Block]) -> Iterator[tuple[Tensor, ...]]:
+        """Of each block, those of each degree ``(rows, 2 l2 + 1, slots)``."""
+        for block, part in zip(blocks, y.t().split([p.slots for p in blocks], 1), strict=True):
+            yield part.unflatten(1, block.shape).transpose(0, 1).split(self.degrees, 1)
 
 
-def _room(features: Tensor, call: _Call) -> _Room:
-    key = f"room {threading.get_ident()} {call.channels} {features.dtype} {call.paths.l_sender} {call.paths.l_harmonic} {call.paths.l_result}"
-    made = call.sites.made
-    if key not in made:
+class _Rooms(threading.local):
+    """One for each kind of messages, each thread its own."""
+
+    def __init__(self) -> None:
+        self.held: dict[object, _Room] = {}
+
+    def of(self, features: Tensor, call: _Call) -> tuple[_Room, list[_Block]]:
+        """Memory and blocks for a call."""
+        p = call.paths
+        key = features.dtype, features.device, call.channels, p.l_sender, p.l_harmonic, p.l_result
+        if key not in self.held:
+            with torch.inference_mode(False):
+                self.held[key] = _Room(features, p, call.channels)
+        shapes = [(stop - start, width) for start, stop, _, width in call.sites.layout.blocks]
         with torch.inference_mode(False):
-            made[key] = _Room(features, call.sites, call.paths, call.channels)
-    return made[key]
+            return self.held[key], self.held[key].blocks(shapes)
+
+
+_rooms = _Rooms()
 
 
 class _Sums(torch.autograd.Function):
@@ -197,15 +211,16 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, distances: Tensor, harmonics: Tensor, call: _Call) -> tuple[Tensor, ...]:
         ctx.save_for_backward(features, harmonics)
         ctx.call = call
-        room, c = _room(features, call), call.channels
-        widths = [c * call.paths.width(l2) for l2 in range(call.paths.l_harmonic + 1)]
-        out = [features.new_empty(len(features), m, n) for m, n in zip(room.degrees, widths, strict=True)]
-        own_out = zip(*(g.split(room.rows) for g in out), strict=True)
-        weights = call.terms.values(call.table, room.slots)
-        for piece, w, ys, to in zip(room.pieces, weights, room.harmonics(harmonics), own_out, strict=True):
-            torch.index_select(features, 0, piece.senders, out=piece.h)
-            piece.multiply(w.view(piece.slots, -1, 1, c).split(room.members, 1))
-            for y, x, g in zip(ys, piece.x, to, strict=True):
+        (room, blocks), c = _rooms.of(features, call), call.channels
+        rows, slots = [p.shape[0] for p in blocks], [p.slots for p in blocks]
+        out = [features.new_empty(len(features), m, n) for m, n in zip(room.degrees, room.widths, strict=True)]
+        own_out = zip(*(g.split(rows) for g in out), strict=True)
+        weights, senders = call.terms.values(call.table, slots), call.sites.layout.senders.split(slots)
+        parts = zip(blocks, senders, weights, room.harmonics(harmonics, blocks), own_out, strict=True)
+        for block, sender, w, ys, to in parts:
+            torch.index_select(features, 0, sender, out=block.h)
+            block.multiply(w.view(block.slots, -1, 1, c).split(room.members, 1))
+            for y, x, g in zip(ys, block.x, to, strict=True):
                 torch.bmm(y, x, out=g)
         back = _inverse(call.sites)
         return tuple(g.index_select(0, back) for g in out)
@@ -215,27 +230,26 @@ class _Sums(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         features, harmonics = ctx.saved_tensors
         call: _Call = ctx.call
-        room, c, rows = _room(features, call), call.channels, call.sites.layout.rows
-        n_slots = len(harmonics)
+        (room, blocks), c, layout = _rooms.of(features, call), call.channels, call.sites.layout
+        rows, slots, n_slots = [p.shape[0] for p in blocks], [p.slots for p in blocks], len(harmonics)
         d_slots = _scratch.take("slots", n_slots, features.shape[1], like=features)
         d_r = features.new_empty(n_slots)
         d_y = [features.new_empty(n_slots, m) for m in room.degrees]
-        own_grads = zip(*(g.index_select(0, rows).split(room.rows) for g in grads), strict=True)
-        outs = zip(d_slots.split(room.slots), d_r.split(room.slots), *(d.split(room.slots) for d in d_y), strict=True)
-        parts = zip(
-            room.pieces, call.terms.both(call.table, room.slots), room.harmonics(harmonics), own_grads, outs, strict=True
-        )
-        for piece, w, ys, ds, (to_h, to_r, *to_y) in parts:
-            torch.index_select(features, 0, piece.senders, out=piece.h)
-            w = w.view(piece.slots, 2, -1, 1, c)
-            piece.multiply(w.select(1, 0).split(room.members, 1))
-            for y, d, x, u, to in zip(ys, ds, piece.x, piece.u, to_y, strict=True):
+        own_grads = zip(*(g.index_select(0, layout.rows).split(rows) for g in grads), strict=True)
+        outs = zip(*(d.split(slots) for d in (d_slots, d_r, *d_y)), strict=True)
+        weights, harmonic = call.terms.both(call.table, slots), room.harmonics(harmonics, blocks)
+        parts = zip(blocks, layout.senders.split(slots), weights, harmonic, own_grads, outs, strict=True)
+        for block, sender, w, ys, ds, (to_h, to_r, *to_y) in parts:
+            torch.index_select(features, 0, sender, out=block.h)
+            w = w.view(block.slots, 2, -1, 1, c)
+            block.multiply(w.select(1, 0).split(room.members, 1))
+            for y, d, x, u, to in zip(ys, ds, block.x, block.u, to_y, strict=True):
                 torch.bmm(y.transpose(1, 2), d, out=u)
-                torch.bmm(x, d.transpose(1, 2), out=to.view(*piece.shape, -1))
-            piece.pull(w.unbind(2))
-            value, slope = piece.both.unbind(1)
+                torch.bmm(x, d.transpose(1, 2), out=to.view(*block.shape, -1))
+            block.pull(w.unbind(2))
+            value, slope = block.both.unbind(1)
             to_h.copy_(value)
-            torch.sum(slope.mul_(piece.h), 1, out=to_r)
+            torch.sum(slope.mul_(block.h), 1, out=to_r)
         return _to_senders(d_slots, call.sites), d_r, torch.cat(d_y, 1), None
 
 
