@@ -103,9 +103,7 @@ class Contraction(nn.Module):
                 found.append(torch.bmm(left * f, right.transpose(1, 2)).view(atoms, -1))
             return torch.cat(found, 1).index_select(1, self.index) * self.weights
         if soap_native.available(mixed):
-            made = self.once(
-                "blocks", mixed, lambda like: soap_native.blocks_of(self.layout, self.factors, self.weights)
-            )
+            made = self.once("blocks", mixed, self._blocks)
             return soap_native.spectrum(mixed.detach().transpose(1, 2), made, self.n_max, self.compression == "mu1nu1")
         everything = self.scratch.take("products", atoms, len(self.factors), self.n_channels, self.wide, like=mixed)
         xp, (coefficients, scales, to) = arrays(mixed, self.scales.to(mixed.dtype), everything)
@@ -121,7 +119,7 @@ class Contraction(nn.Module):
         return spectra if self.plain else spectra.mul_(self.weights)
 
     def _blocks(self, like: Tensor) -> soap_native.Blocks:
-        return soap_native.blocks_of(self.layout, self.factors, self.weights)
+        return soap_native.blocks_of(self.layout, self.factors, self.weights.to(like))
 
     def _sides(self, c: Any) -> tuple[Any, Any]:
         """The factors of one degree, of a tensor or an array."""
