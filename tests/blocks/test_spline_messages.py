@@ -13,7 +13,8 @@ from epot import native
 from epot.blocks.element_order import by_element
 from epot.blocks.equivariant import spherical_harmonics, wigner_3j
 from epot.blocks.equivariant_messages import Paths, equivariant_messages
-from epot.blocks.filter_tables import grid, solver
+from epot.blocks.equivariant_splines import Terms, spline_sums
+from epot.blocks.filter_tables import TERMS, Taps, grid, solver
 from epot.blocks.neighborhood import neighborhood
 from epot.blocks.spline_messages import Knots, available, spline_messages
 from epot.data.structure import Structure
@@ -304,3 +305,38 @@ def test_paths_are_those_of_parity_and_triangle():
     assert [tuple(paths.paths[n][:2]) for n in paths.by_result[1]] == [(0, 1), (1, 0), (1, 2)]
     assert [n for group in paths.groups for n in group.paths] == list(range(10))
     assert sum(paths.width(k) for k in range(4)) == sum(2 * p.sender + 1 for p in paths.paths)
+
+
+def of_forces_alone(scene, h, table, r, y):
+    """The path of molecular dynamics without compiled kernels."""
+    taps = Taps(r, scene.grid, CUTOFF, lambda x, _: (torch.ones_like(x), torch.zeros_like(x)))
+    rows, kinds = taps.index().view(-1, TERMS), scene.knots.kinds
+    rows = rows if kinds is None else rows + (kinds * len(scene.grid.points))[:, None]
+    full = scene.slots.to(r)
+    factors = tuple((taps.weights(n).view(-1, TERMS) * full[:, None]).flatten() for n in (0, 1))
+    terms = Terms(rows.flatten(), torch.arange(0, 2 * rows.numel(), TERMS), factors)
+    return spline_sums(h, table, r, y, scene.sites, scene.paths, terms)
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("sizes", SIZES[:6], ids=str)
+def test_of_forces_alone(sizes, system, kinds):
+    """As the general operator on weights of the same network, values and derivatives by the geometry; twice, in the
+    same memory. Control: slopes of other radial weights."""
+    scene = Scene(system, *sizes, kinds=kinds)
+    table = scene.table(scene.weight)
+    wanted = [0, 2, 3]
+    for shift in (0.0, 0.1):
+        ours, theirs = scene.inputs, scene.inputs
+        made = of_forces_alone(scene, ours[0] + shift, table, *ours[2:])
+        expected = scene.by_torch(theirs[0] + shift, scene.weight, *theirs[2:])
+        assert largest(made, expected) < 1e-9 * (1 + float(scene.h.abs().max()))
+        along = random_like(made, 1)
+        mine = torch.autograd.grad(made, [ours[n] for n in wanted], along)
+        right = torch.autograd.grad(expected, [theirs[n] for n in wanted], along)
+        assert largest(mine, right) < 1e-7 * (1 + max(float(g.abs().max()) for g in right))
+    if system == "molecule":
+        other = of_forces_alone(scene, ours[0] + shift, 1.01 * table, *ours[2:])
+        wrong = torch.autograd.grad(other, [ours[n] for n in wanted], along)
+        assert largest(wrong, right) > 1e-4
