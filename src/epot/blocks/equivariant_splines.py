@@ -104,8 +104,9 @@ class _Block:
         shape: rows and slots per row; ``slots`` in all.
         h: senders' features, ``(slots, components * channels)``; ``parts`` of each degree ``(slots, 1, m1, c)``.
         x: products of each degree of the harmonics, ``(rows, slots, columns)``; ``groups`` of each group.
-        u: dE/dX alike; ``paths`` of each path ``(slots, 1, m1, c)``.
-        both: two kinds of sums, ``(slots, 2, components * channels)``; ``sums`` of each degree ``(slots, 2, m1, c)``.
+        u: dE/dX alike.
+        both: two kinds of sums, ``(slots, 2, components * channels)``.
+        sums: for each path its U ``(slots, 1, m1, c)``, where in ``both`` it is added, and whether it is the first.
     """
 
     def __init__(self, room: _Room, rows: int, width: int) -> None:
