@@ -39,6 +39,17 @@ def test_scale_recovers_a_known_one_within_its_statistical_error():
     assert abs(found - 2 * alpha) > 100 * error  # control: a wrong factor is far outside
 
 
+def test_rounding_does_not_decide_the_scale():
+    """Forces of perfect crystals among others. Control: what is only ten times smaller counts."""
+    rng = np.random.default_rng(4)
+    spread = rng.uniform(0.5, 2.0, 2000)
+    delta = 3 * spread * rng.normal(size=2000)
+    expected = scale(delta, spread)
+    zero, noise = np.full(100, 1e-12), np.full(100, 1e-8)
+    assert scale(np.append(delta, noise), np.append(spread, zero)) == pytest.approx(expected, rel=1e-12)
+    assert scale(np.append(delta, np.full(100, 10.0)), np.append(spread, np.full(100, 0.1))) > 2 * expected
+
+
 def test_scale_refuses_what_has_no_spread():
     with pytest.raises(DataError, match="agree everywhere"):
         scale(np.ones(3), np.zeros(3))

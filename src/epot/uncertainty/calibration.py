@@ -29,6 +29,8 @@ from ..typing import Tensor
 TARGETS = ("energy", "forces", "stress")
 LEVELS = (0.68, 0.9, 0.95)
 FLOOR = 1e-12  # eV, eV/Å, eV/Å^3: a smaller spread is none
+SILENT = 1e-4
+"""A spread that is this much smaller than others is rounding."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,18 @@ def spread(prediction: Prediction) -> dict[str, Tensor]:
 def scale(delta: np.ndarray, spread: np.ndarray) -> float:
     """``alpha = sqrt(mean(delta^2 / spread^2))``: the maximum of the Gaussian likelihood.
 
+    Where symmetry makes a value zero for every member (forces in a perfect crystal), error and spread are both
+    rounding, and their ratio, which may be anything, would decide: spreads below :data:`SILENT` of their root mean
+    square are left out.
+
     Raises:
         DataError: nothing was given, or there is no spread at all.
     """
     delta, spread = _clean(delta, spread)
     if len(delta) == 0 or spread.max() <= FLOOR:
         raise DataError("A scale needs errors and spreads above zero; the members of this ensemble agree everywhere.")
-    return float(np.sqrt(np.mean((delta / np.maximum(spread, FLOOR)) ** 2)))
+    told = spread > max(FLOOR, SILENT * float(np.sqrt(np.mean(spread**2))))
+    return float(np.sqrt(np.mean((delta[told] / spread[told]) ** 2)))
 
 
 def crps(delta: np.ndarray, std: np.ndarray) -> np.ndarray:
