@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 INK, BLUE, ORANGE, GREEN, GRAY = "#1f2933", "#2563a8", "#d9730d", "#2f855a", "#9aa5b1"
 COLORS = (BLUE, ORANGE, GREEN, "#8e44ad", "#b03a2e", "#16a085")
@@ -90,6 +90,12 @@ def calibration(label: str, unit: str, sigma: np.ndarray, error: np.ndarray) -> 
     axes.plot(ends, ends, color=INK, lw=0.8, label="calibrated")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):  # numbers between powers of ten write over each other
+        axis.set_minor_formatter(NullFormatter())
+        low, high = sorted(axis.get_view_interval())
+        if np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1:  # one power of ten or none is in sight: say two more
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
     axes.set(xlabel=f"predicted standard deviation, {unit}", ylabel=f"measured RMS error, {unit}")
     axes.legend(fontsize=8, frameon=False)
     return _svg(figure, f"Calibration of {label}")
