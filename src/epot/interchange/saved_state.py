@@ -45,10 +45,10 @@ def read(path: str | os.PathLike, what: str) -> Mapping[str, Any]:
         state = _loaded(path)
     except ModelFileError:
         raise
-    except pickle.UnpicklingError:
-        raise ModelFileError(f"{path} holds more than tensors, and nothing of it was run; {expected}") from None
-    except Exception:  # another file may throw anything
-        raise ModelFileError(f"{path} is no file that torch.save wrote; {expected}") from None
+    except Exception as why:  # another file may throw anything
+        if isinstance(why, pickle.UnpicklingError) and _is_saved(path):
+            raise ModelFileError(f"{path} holds more than tensors, and nothing of it was run; {expected}") from None
+        raise ModelFileError(f"{path} is not a file of tensors; {expected}") from None
     found = _by_name(state)
     if found is None:
         raise ModelFileError(f"{path} holds a {type(state).__name__}, not tensors by name; {expected}")
@@ -60,6 +60,12 @@ def _loaded(path: str | os.PathLike) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on pickles that it then refuses
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_saved(path: str | os.PathLike) -> bool:
+    """Whether a file begins as ``torch.save`` begins it: an archive, or a bare pickle of old."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
 
 
 def _by_name(state: Any) -> Mapping[str, Any] | None:
