@@ -48,6 +48,9 @@ def test_rounding_does_not_decide_the_scale():
     zero, noise = np.full(100, 1e-12), np.full(100, 1e-8)
     assert scale(np.append(delta, noise), np.append(spread, zero)) == pytest.approx(expected, rel=1e-12)
     assert scale(np.append(delta, np.full(100, 10.0)), np.append(spread, np.full(100, 0.1))) > 2 * expected
+    assert statistics(np.append(delta, noise), np.append(spread, zero)) == statistics(delta, spread)
+    more = {"forces": np.append(delta, noise)}, {"forces": np.append(spread, zero)}
+    assert calibrate(*more, [1]).conformal == calibrate({"forces": delta}, {"forces": spread}, [1]).conformal
 
 
 def test_scale_refuses_what_has_no_spread():

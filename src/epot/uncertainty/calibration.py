@@ -30,7 +30,8 @@ TARGETS = ("energy", "forces", "stress")
 LEVELS = (0.68, 0.9, 0.95)
 FLOOR = 1e-12  # eV, eV/Å, eV/Å^3: a smaller spread is none
 SILENT = 1e-4
-"""A spread that is this much smaller than others is rounding."""
+"""A spread below this share of their root mean square is rounding, and is left out: where symmetry makes a value zero
+for every member (forces in a perfect crystal), error over spread may be anything."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def spread(prediction: Prediction) -> dict[str, Tensor]:
 def scale(delta: np.ndarray, spread: np.ndarray) -> float:
     """``alpha = sqrt(mean(delta^2 / spread^2))``: the maximum of the Gaussian likelihood.
 
-    Where symmetry makes a value zero for every member (forces in a perfect crystal), error and spread are both
-    rounding, and their ratio, which may be anything, would decide: spreads below :data:`SILENT` of their root mean
-    square are left out.
+    Spreads that are rounding (:data:`SILENT`) are left out.
 
     Raises:
         DataError: nothing was given, or there is no spread at all.
@@ -157,8 +156,7 @@ def scale(delta: np.ndarray, spread: np.ndarray) -> float:
     delta, spread = _clean(delta, spread)
     if len(delta) == 0 or spread.max() <= FLOOR:
         raise DataError("A scale needs errors and spreads above zero; the members of this ensemble agree everywhere.")
-    told = spread > max(FLOOR, SILENT * float(np.sqrt(np.mean(spread**2))))
-    return float(np.sqrt(np.mean((delta[told] / spread[told]) ** 2)))
+    return float(np.sqrt(np.mean((delta / np.maximum(spread, FLOOR)) ** 2)))
 
 
 def crps(delta: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -222,13 +220,14 @@ def statistics(delta: np.ndarray, std: np.ndarray) -> dict[str, Any]:
 
     Args:
         delta: errors, any shape.
-        std: calibrated standard deviations, the same shape and unit.
+        std: calibrated standard deviations, the same shape and unit; those that are rounding (:data:`SILENT`) are left
+            out.
 
     Returns:
-        ``n``; ``calibration_factor`` sqrt(mean(delta^2/sigma^2)), 1 at best; ``coverage_1``, ``coverage_2`` within one
-        and two sigma (0.683 and 0.954 of a Gaussian); ``spearman`` rank correlation of |delta| with sigma (None where
-        sigma is constant); ``miscalibration_area``; ``crps``, ``nll``, ``rmse``, ``rmv`` (root mean variance) as
-        means; ``bins``.
+        ``n``, of values that count; ``calibration_factor`` sqrt(mean(delta^2/sigma^2)), 1 at best; ``coverage_1``,
+        ``coverage_2`` within one and two sigma (0.683 and 0.954 of a Gaussian); ``spearman`` rank correlation of
+        |delta| with sigma (None where sigma is constant); ``miscalibration_area``; ``crps``, ``nll``, ``rmse``, ``rmv``
+        (root mean variance) as means; ``bins``.
     """
     delta, std = _clean(delta, std)
     if len(delta) == 0:
@@ -308,6 +307,7 @@ def calibrate(
 
 
 def _conformal(delta: np.ndarray, std: np.ndarray) -> dict[str, float]:
+    delta, std = _clean(delta, std)
     found = {f"{level:g}": conformal(delta, np.maximum(std, FLOOR), level) for level in LEVELS}
     return {level: q for level, q in found.items() if math.isfinite(q)}
 
@@ -317,4 +317,6 @@ def _clean(delta: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if delta.shape != std.shape:
         raise DataError(f"{delta.size} errors but {std.size} standard deviations: they must be of the same values.")
     keep = np.isfinite(delta) & np.isfinite(std)
-    return delta[keep], std[keep]
+    delta, std = delta[keep], std[keep]
+    told = std >= SILENT * np.sqrt(np.mean(std**2)) if len(std) else keep[keep]
+    return delta[told], std[told]
