@@ -3,6 +3,7 @@ import torch
 
 from epot.fit import checkpoint, optimizers
 from epot.fit.optimizers import Muon, ScheduleFree, Soap, make, orthogonalize, split
+from epot.models.mace import MACE
 
 
 def random(*shape, seed=0):
@@ -152,6 +153,18 @@ def test_only_matrices_decay(toynet):
     for name in optimizers.RATES:
         decay = {g["weight_decay"] for g in make(name, potential, 1e-3, 0.1).param_groups if len(g["params"]) > 1}
         assert decay == {0.0}
+
+
+def test_what_mixes_channels_in_mace():
+    """Maps of elements and degrees are stacks of matrices; weights of powers act on each channel alone."""
+    potential = MACE.tiny()
+    matrices, others = split(potential)
+    names = {id(p): name for name, p in potential.named_parameters()}
+    assert {"interactions.0.skip", "products.0.mix"} <= {names[id(p)] for p in matrices}
+    assert {"products.0.powers.weights.1", "embedding.weight"} <= {names[id(p)] for p in others}
+    stack = potential.interactions[0].skip.detach()
+    alone = torch.stack([torch.stack([orthogonalize(m) for m in kind]) for kind in stack])
+    assert torch.allclose(orthogonalize(stack), alone, atol=1e-6)
 
 
 def test_schedule_free_by_its_equations():

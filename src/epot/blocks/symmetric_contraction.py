@@ -47,6 +47,8 @@ class SymmetricContraction(nn.Module):
         reduced: fewer paths, which couple the same (:func:`epot.blocks.reduced_coupling.reduced_polynomials`).
     """
 
+    channelwise = True
+
     def __init__(
         self,
         n_elements: int,

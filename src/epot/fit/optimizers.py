@@ -40,7 +40,7 @@ def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> to
     """
     matrices, others = split(potential)
     if name == "soap":  # it turns single matrices
-        others = others + [p for p in matrices if p.dim() == 3]
+        others = others + [p for p in matrices if p.dim() > 2]
         matrices = [p for p in matrices if p.dim() == 2]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": weight_decay, "matrix": True},
@@ -57,19 +57,21 @@ def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> to
 def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Matrices that mix features (they may decay, and Muon turns them), and everything else.
 
-    A tensor of three axes is a stack of matrices, one for each member of a committee. Embeddings are tables of
-    vectors, not maps between spaces; biases, norms and readouts are vectors.
+    A tensor of more than two axes is a stack of matrices, one for each degree, element or member of a committee.
+    Embeddings are tables of vectors, and weights that act on each channel alone (of a module with ``channelwise =
+    True``) are diagonals: neither maps between spaces. Biases, norms and readouts are vectors.
     """
     tables = {
         id(p) for m in potential.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)
     }
+    tables |= {id(p) for m in potential.modules() if getattr(m, "channelwise", False) for p in m.parameters()}
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in potential.named_parameters():
         if not parameter.requires_grad:
             continue
         is_table = id(parameter) in tables or "embed" in name.rsplit(".", 1)[-1]
-        is_matrix = parameter.dim() in (2, 3) and min(parameter.shape[-2:]) > 1
+        is_matrix = parameter.dim() > 1 and min(parameter.shape[-2:]) > 1
         (matrices if is_matrix and not is_table else others).append(parameter)
     return matrices, others
 
