@@ -167,6 +167,27 @@ def test_what_mixes_channels_in_mace():
     assert torch.allclose(orthogonalize(stack), alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", optimizers.RATES)
+def test_radial_networks_learn_more_slowly(name):
+    """One update goes a tenth as far. Control: everything else goes as far as without."""
+
+    def moved(share):
+        torch.manual_seed(3)
+        potential = MACE.tiny()
+        start = {k: p.detach().clone() for k, p in potential.named_parameters()}
+        optimizer = make(name, potential, 1e-3, 0.0, share)
+        for _ in range(2):
+            torch.manual_seed(4)
+            for p in potential.parameters():
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        return {k: (p.detach() - start[k]).norm() for k, p in potential.named_parameters()}
+
+    whole, part = moved(1.0), moved(0.1)
+    for k, distance in whole.items():
+        assert float(part[k] / distance) == pytest.approx(0.1 if ".network." in k else 1.0, rel=1e-3)
+
+
 def test_schedule_free_by_its_equations():
     """Witness: equations 3 to 5 of arXiv:2405.15682 with Adam's scale, number by number, with a rate that rises."""
     b1, b2, eps, decay = 0.9, 0.98, 1e-8, 0.1

@@ -86,7 +86,7 @@ class Loop:
         self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
         name = stage.optimizer or optimizers.own(self.potential)
         self.rate = stage.learning_rate or optimizers.RATES[name]
-        self.optimizer = optimizers.make(name, self.potential, self.rate, stage.weight_decay)
+        self.optimizer = optimizers.make(name, self.potential, self.rate, stage.weight_decay, stage.radial_rate)
         own = self.optimizer if isinstance(self.optimizer, optimizers.ScheduleFree) else None
         self.averaging = own  # where the optimizer averages, and needs no schedule
         self.average = Average(self.parameters, 0.0 if own else stage.ema)
@@ -173,7 +173,7 @@ class Loop:
         for parameter, grad in zip(leaves, grads, strict=True):
             parameter.grad = grad
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * factor * self.plateau.factor
+            group["lr"] = group["share"] * self.rate * factor * self.plateau.factor
         self.optimizer.step()
         for parameter in leaves:
             parameter.grad = None

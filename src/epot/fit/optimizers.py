@@ -29,7 +29,9 @@ def own(potential: nn.Module) -> Name:
     return "lbfgs" if asks == {"lbfgs"} else "muon"
 
 
-def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def make(
+    name: Name, potential: nn.Module, lr: float, weight_decay: float, radial_rate: float = 1.0
+) -> torch.optim.Optimizer:
     """The optimizer of a potential's trainable parameters.
 
     Args:
@@ -37,15 +39,21 @@ def make(name: Name, potential: nn.Module, lr: float, weight_decay: float) -> to
         potential: only parameters that require a gradient are taken.
         lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all.
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
+        radial_rate: share of the rate at which modules with ``radial_network = True`` learn.
+
+    Returns:
+        With ``share`` of each group, that of the rate.
     """
     matrices, others = split(potential)
     if name == "soap":  # it turns single matrices
         others = others + [p for p in matrices if p.dim() > 2]
         matrices = [p for p in matrices if p.dim() == 2]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": weight_decay, "matrix": True},
-        {"params": others, "weight_decay": 0.0, "matrix": False},
-    ]
+    radial = {id(p) for m in potential.modules() if getattr(m, "radial_network", False) for p in m.parameters()}
+    groups: list[dict[str, Any]] = []
+    for slow, share in ((False, 1.0), (True, radial_rate)):
+        for some, decay, matrix in ((matrices, weight_decay, True), (others, 0.0, False)):
+            own = [p for p in some if (id(p) in radial) == slow]
+            groups.append({"params": own, "weight_decay": decay, "matrix": matrix, "share": share, "lr": share * lr})
     groups = [g for g in groups if g["params"]]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=True)

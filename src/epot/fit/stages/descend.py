@@ -47,6 +47,9 @@ class Descend(Stage):
             rates, schedule and averages do not apply. None for the potential's own: L-BFGS for classical forms, else
             Muon.
         learning_rate: at the top of the schedule; None for the optimizer's own.
+        radial_rate: share of that rate for networks that make radial functions (of ``mace``). Between a bond's length
+            and the next neighbors' there are no data: what such a network learns fast is arbitrary there, and forces
+            on stretched bonds with it.
         weight_decay: decoupled, on matrices only.
         schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
             (halved where the validation score stops improving) or ``"constant"``.
@@ -89,6 +92,7 @@ class Descend(Stage):
         batch_pairs: int | None = None,
         optimizer: OptimizerName | None = None,
         learning_rate: float | None = None,
+        radial_rate: float = 0.1,
         weight_decay: float = 0.02,
         schedule: ScheduleKind = "linear",
         warmup: float = 0.02,
@@ -112,7 +116,8 @@ class Descend(Stage):
         polish: int = 0,
     ) -> None:
         self.epochs, self.max_time, self.batch_atoms, self.batch_pairs = epochs, max_time, batch_atoms, batch_pairs
-        self.optimizer, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.optimizer, self.learning_rate, self.radial_rate = optimizer, learning_rate, radial_rate
+        self.weight_decay = weight_decay
         self.schedule, self.warmup, self.plateau_patience = schedule, warmup, plateau_patience
         self.loss, self.delta = loss, delta
         self.energy_weight, self.forces_weight, self.stress_weight = energy_weight, forces_weight, stress_weight
@@ -125,7 +130,7 @@ class Descend(Stage):
 
     def _refuse(self) -> None:
         positive = ("epochs", "max_time", "batch_atoms", "batch_pairs", "learning_rate", "delta", "clip", "patience")
-        for name in (*positive, "memory", "energy_growth"):
+        for name in (*positive, "radial_rate", "memory", "energy_growth"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"Descend.{name} is {value!r}; it must be above 0.")
