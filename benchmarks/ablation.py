@@ -30,9 +30,9 @@ DATA = Path(os.environ.get("EPOT_DATA", Path(__file__).resolve().parents[2] / "s
 SUITE = "3bpa"
 BASE = {
     "descend": {
-        "optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.0, "schedule": "linear", "warmup": 0.02,
-        "loss": "mse", "delta": 0.01, "energy_weight": 10.0, "energy_growth": 10.0, "centered": True, "ema": 0.999,
-        "batch_atoms": 135, "polish": 0,
+        "optimizer": "muon", "learning_rate": 0.01, "radial_rate": 0.1, "weight_decay": 0.0, "schedule": "linear",
+        "warmup": 0.02, "loss": "mse", "delta": 0.01, "energy_weight": 10.0, "energy_growth": 10.0, "centered": True,
+        "ema": 0.999, "batch_atoms": 135, "polish": 0,
     },
     "offsets": {"method": "regression"},
 }  # fmt: skip
@@ -43,27 +43,24 @@ def descend(**settings):
     return {"descend": settings}
 
 
+OWN = {"adamw": 3e-3, "schedule_free": 1e-2, "muon": 1e-2, "soap": 3e-3}
 GROUPS = {
-    "ema": {"off": descend(ema=0.0), "0.99": descend(ema=0.99), "0.999": descend(ema=0.999)}
-    | {"0.9999": descend(ema=0.9999)},
-    "schedule": {k: descend(schedule=k) for k in ("linear", "cosine", "plateau", "constant")},
-    "optimizer": {k: descend(optimizer=k) for k in ("muon", "soap", "adamw", "schedule_free")},
-    "constant": {"free": descend(centered=True), "fitted": descend(centered=False)},
-    "rate": {f"{rate:g}": descend(learning_rate=rate) for rate in (2e-3, 4e-3, 8e-3, 1.6e-2)},
-    "decay": {f"{decay:g}": descend(weight_decay=decay) for decay in (0.0, 0.02, 0.1, 0.3)},
-    "batch": {f"{n} molecules": descend(batch_atoms=27 * n) for n in (2, 5, 9, 18)},
-    "growth": {f"{growth:g}": descend(energy_growth=growth) for growth in (1.0, 10.0, 100.0)},
-    "loss": {k: descend(loss=k) for k in ("norm", "mse", "huber", "conditional_huber", "logcosh_norm")},
-    "delta": {f"huber {delta:g}": descend(loss="huber", delta=delta) for delta in (0.01, 0.1)},
+    "ema": {"0.999": {}, "off": descend(ema=0.0)},
+    "schedule": {k: descend(schedule=k) for k in ("linear", "cosine", "plateau")},
+    "optimizer": {k: descend(optimizer=k, learning_rate=rate) for k, rate in OWN.items()},
+    "rate": {f"{rate:g}": descend(learning_rate=rate) for rate in (5e-3, 1e-2, 2e-2)},
+    "radial rate": {f"{share:g}": descend(radial_rate=share) for share in (0.1, 1.0)},
+    "constant": {"free": {}, "fitted": descend(centered=False)},
+    "decay": {f"{decay:g}": descend(weight_decay=decay) for decay in (0.0, 0.02)},
+    "growth": {f"{growth:g}": descend(energy_growth=growth) for growth in (1.0, 10.0)},
+    "loss": {k: descend(loss=k) for k in ("mse", "norm", "huber")},
     "offsets": {"by composition": {}, MEAN: {"offsets": {"method": MEAN}}},
-    "radial": {f"{n} functions": {"model": {"n_radial": n}} for n in (8, 16)},
-    "cutoff": {f"p = {p}": {"model": {"cutoff_power": p}} for p in (5, 6)},
-    "couplings": {
-        "reduced": {"model": {"reduced_couplings": True}}, "iterated": {"model": {"reduced_couplings": False}}
-    },
+    "radial": {"8 functions, p = 5": {}, "16 functions, p = 6": {"model": {"n_radial": 16, "cutoff_power": 6}}},
     "polish": {"none": {}, "L-BFGS": descend(polish=300)},
+    "batch": {f"{n} molecules": descend(batch_atoms=27 * n) for n in (2, 5, 9)},
+    "couplings": {"reduced": {}, "iterated": {"model": {"reduced_couplings": False}}},
 }  # fmt: skip
-ONLY_MACE = ("radial", "cutoff", "couplings")
+ONLY_MACE = ("radial rate", "radial", "couplings")
 
 
 def seconds(text):
