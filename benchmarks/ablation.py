@@ -56,11 +56,12 @@ GROUPS = {
     "loss": {k: descend(loss=k) for k in ("mse", "norm", "huber")},
     "offsets": {"by composition": {}, MEAN: {"offsets": {"method": MEAN}}},
     "radial": {"8 functions, p = 5": {}, "16 functions, p = 6": {"model": {"n_radial": 16, "cutoff_power": 6}}},
+    "features": {"as they are": {}, "unit root mean squares": {"model": {"feature_norm": True}}},
     "polish": {"none": {}, "L-BFGS": descend(polish=300)},
     "batch": {f"{n} molecules": descend(batch_atoms=27 * n) for n in (2, 5, 9)},
     "couplings": {"reduced": {}, "iterated": {"model": {"reduced_couplings": False}}},
 }  # fmt: skip
-ONLY_MACE = ("radial rate", "radial", "couplings")
+ONLY_MACE = ("radial rate", "radial", "features", "couplings")
 
 
 def seconds(text):

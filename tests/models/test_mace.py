@@ -97,6 +97,7 @@ VARIANTS = {
     "nonlinear": {"interaction_first": "nonlinear", "interaction": "nonlinear", "cutoff_on_radial": False},
     "agnostic": {"interaction": "agnostic", "agnostic_product": True, "radial": "chebyshev", "cutoff_on_radial": False},
     "wide": {"n_edge_channels": 3, "deep_readout": True, "last_readout_only": True, "radial": "gaussian"},
+    "normed": {"feature_norm": True, "max_l": 1},
     "one layer": {"n_layers": 1, "correlation": [4], "max_l": 1, "reduced_couplings": False},
 }
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from epot.blocks.channels import FeatureNorm
 from epot.errors import ConfigError
 from epot.fit.optimizers import split
 from epot.geometry.graph import build
@@ -72,3 +73,17 @@ def test_only_bessel_functions_have_frequencies():
 
 def test_checks_with_trainable_frequencies():
     check_potential(potential(trainable_bessel=True))
+
+
+def test_normed_features_have_unit_root_mean_squares():
+    """Each degree counts alike, whatever its size. Control: factors of the channels stay in."""
+    torch.manual_seed(5)
+    norm = FeatureNorm(3, 16).double()
+    features = [10.0**-n * torch.randn(7, 2 * n + 1, 16, dtype=torch.float64) for n in range(3)]
+    squares = torch.stack([x.square().mean((1, 2)) for x in norm(features)]).mean(0)
+    torch.testing.assert_close(squares, torch.ones_like(squares), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        norm.gain.mul_(2.0)
+    assert float(norm(features)[0].detach().square().mean()) > 4.0
+    assert all(torch.isfinite(x).all() for x in norm([torch.zeros_like(x) for x in features]))
+    assert not any(p.shape == norm.gain.shape for p in split(potential(feature_norm=True))[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import nn
 
 from ..typing import Float, Tensor
 
@@ -44,3 +45,27 @@ def mixed_by_element(
 def joined(features: Sequence[Float[Tensor, "atoms _ channels"]]) -> Float[Tensor, "atoms components channels"]:
     """All degrees in one tensor, components of degree l at ``l^2 .. (l + 1)^2 - 1``."""
     return features[0] if len(features) == 1 else torch.cat(list(features), 1)
+
+
+class FeatureNorm(nn.Module):
+    """``h[l] g[l] / sqrt(mean_l' |h[l']|^2 + 1e-6)``: root mean squares of 1, equivariant.
+
+    Means over the components and channels of a degree, then over degrees, so that each counts alike (Passaro and
+    Zitnick, ICML 2023, arXiv:2302.03655, and eSEN, arXiv:2502.12147, Sec. 4).
+
+    Args:
+        degrees: of the features, from 0.
+        channels: each has a factor g of its own, which begins at 1.
+    """
+
+    channelwise = True
+
+    def __init__(self, degrees: int, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(degrees, channels))
+
+    def forward(self, features: Sequence[Float[Tensor, "atoms _ channels"]]) -> list[Float[Tensor, "atoms _ channels"]]:
+        """The same shapes."""
+        squares = torch.stack([x.square().mean((1, 2)) for x in features]).mean(0)
+        scale = (squares + 1e-6).rsqrt()[:, None, None]
+        return [x * scale * gain for x, gain in zip(features, self.gain, strict=True)]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..blocks import sparse_contraction
-from ..blocks.channels import joined, mixed
+from ..blocks.channels import FeatureNorm, joined, mixed
 from ..blocks.element_order import Sites, by_element
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.equivariant import spherical_harmonics
@@ -100,6 +100,7 @@ class MACE(Potential):
         last_readout_only: energies are read from the last layer alone.
         deep_readout: the last readout has a second hidden layer, with biases.
         trainable_bessel: the frequencies of the Bessel functions are learned, too.
+        feature_norm: features are brought to root mean squares of 1 before every layer but the first.
 
     Raises:
         ConfigError: a size that is not positive, an unknown element, correlations that do not match the layers.
@@ -149,6 +150,7 @@ class MACE(Potential):
         last_readout_only: bool = False,
         deep_readout: bool = False,
         trainable_bessel: bool = False,
+        feature_norm: bool = False,
     ) -> None:
         super().__init__()
         self.elements = tuple(sorted(to_number(z) for z in elements))
@@ -159,7 +161,7 @@ class MACE(Potential):
         self.n_edge_channels, self.reduced_couplings = n_edge_channels, reduced_couplings
         self.agnostic_product, self.cutoff_on_radial = agnostic_product, cutoff_on_radial
         self.last_readout_only, self.deep_readout = last_readout_only, deep_readout
-        self.trainable_bessel = trainable_bessel
+        self.trainable_bessel, self.feature_norm = trainable_bessel, feature_norm
         powers = self._check()
 
         self.embedding = ElementEmbedding(self.elements, n_channels)
@@ -180,6 +182,8 @@ class MACE(Potential):
             )
             kinds = 1 if agnostic_product else len(self.elements)
             self.products.append(Product(kinds, n_channels, max_ell, l_out, power, reduced_couplings))
+        norms = [FeatureNorm(max_l + 1, n_channels) for _ in range(n_layers - 1)] if feature_norm else []
+        self.norms = nn.ModuleList(norms)
         self.hidden = unit_normal(n_channels, n_readout) if n_layers > 1 else None
         self.second = dense(n_readout, n_readout) if n_layers > 1 and deep_readout else None
         read = n_channels * (0 if last_readout_only else max(n_layers - 1, 1)) + (n_readout if n_layers > 1 else 0)
@@ -235,7 +239,9 @@ class MACE(Potential):
         around, embedded = self._surroundings(graph)
         h = [embedded.index_select(0, around.sites.species).unsqueeze(1)]
         scalars = []
-        for interaction, product in zip(self.interactions, self.products, strict=True):
+        for layer, (interaction, product) in enumerate(zip(self.interactions, self.products, strict=True)):
+            if self.feature_norm and layer:
+                h = self.norms[layer - 1](h)
             a, kept = interaction(h, around)
             h = product(a, around.sites, graph.first_order)
             h = [new + old for new, old in zip(h, kept, strict=False)] + h[len(kept) :]  # Eq. 12
