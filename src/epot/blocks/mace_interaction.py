@@ -17,7 +17,7 @@ What is normalized by, and how the features of before are carried on, is the kin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -51,6 +51,8 @@ class Interaction(nn.Module):
         kind: of the block.
         first: the features are those of the elements, the same for all atoms of an element.
     """
+
+    radial_parameters: ClassVar = ("network",)
 
     def __init__(
         self,

@@ -114,8 +114,6 @@ class RadialNetwork(nn.Module):
         sizes: widths, from the number of radial functions to the last hidden layer.
     """
 
-    radial_network = True
-
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
         self.size = sizes[-1]
@@ -134,8 +132,6 @@ class NormedRadialNetwork(nn.Module):
     Args:
         sizes: widths, from the number of inputs to the last hidden layer.
     """
-
-    radial_network = True
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ def make(
         potential: only parameters that require a gradient are taken.
         lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all.
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
-        radial_rate: share of the rate at which modules with ``radial_network = True`` learn.
+        radial_rate: share of the rate at which :func:`radial_parameters` learn.
 
     Returns:
         With ``share`` of each group, that of the rate.
@@ -48,7 +48,7 @@ def make(
     if name == "soap":  # it turns single matrices
         others = others + [p for p in matrices if p.dim() > 2]
         matrices = [p for p in matrices if p.dim() == 2]
-    radial = {id(p) for m in potential.modules() if getattr(m, "radial_network", False) for p in m.parameters()}
+    radial = {id(p) for p in radial_parameters(potential)}
     groups: list[dict[str, Any]] = []
     for slow, share in ((False, 1.0), (True, radial_rate)):
         for some, decay, matrix in ((matrices, weight_decay, True), (others, 0.0, False)):
@@ -82,6 +82,16 @@ def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
         is_matrix = parameter.dim() > 1 and min(parameter.shape[-2:]) > 1
         (matrices if is_matrix and not is_table else others).append(parameter)
     return matrices, others
+
+
+def radial_parameters(potential: nn.Module) -> list[nn.Parameter]:
+    """What makes functions of a distance alone: modules name these parts of theirs in ``radial_parameters``."""
+    found: list[nn.Parameter] = []
+    for module in potential.modules():
+        for part in getattr(module, "radial_parameters", ()):
+            mine = (p for n, p in module.named_parameters() if n == part or n.startswith(f"{part}."))
+            found.extend(mine)
+    return found
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
