@@ -52,7 +52,7 @@ class Interaction(nn.Module):
         first: the features are those of the elements, the same for all atoms of an element.
     """
 
-    radial_parameters: ClassVar = ("network",)
+    radial_parameters: ClassVar = ("network", "weight")
 
     def __init__(
         self,

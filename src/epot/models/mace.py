@@ -115,7 +115,8 @@ class MACE(Potential):
     }
     SETTINGS: ClassVar = {  # the paper's loss, rate and second stage (without the jump); benchmarks/ablation.py
         "descend": {
-            "loss": "mse", "learning_rate": 0.01, "weight_decay": 0.0, "energy_weight": 10.0, "energy_growth": 10.0
+            "loss": "mse", "learning_rate": 0.01, "weight_decay": 0.0, "energy_weight": 10.0, "energy_growth": 10.0,
+            "batch_atoms": 144,
         }
     }  # fmt: skip
     CITATION = """@inproceedings{batatia2022mace,

@@ -47,9 +47,9 @@ class Descend(Stage):
             rates, schedule and averages do not apply. None for the potential's own: L-BFGS for classical forms, else
             Muon.
         learning_rate: at the top of the schedule; None for the optimizer's own.
-        radial_rate: share of that rate for networks that make radial functions (of ``mace``). Between a bond's length
-            and the next neighbors' there are no data: what such a network learns fast is arbitrary there, and forces
-            on stretched bonds with it.
+        radial_rate: share of that rate for what makes radial functions (of ``mace``). Between a bond's length
+            and the next neighbors' there are no data: what is learned fast is arbitrary there, and forces on
+            stretched bonds with it.
         weight_decay: decoupled, on matrices only.
         schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
             (halved where the validation score stops improving) or ``"constant"``.
