@@ -50,8 +50,8 @@ def joined(features: Sequence[Float[Tensor, "atoms _ channels"]]) -> Float[Tenso
 class FeatureNorm(nn.Module):
     """``h[l] g[l] / sqrt(mean_l' |h[l']|^2 + 1e-6)``: root mean squares of 1, equivariant.
 
-    Means over the components and channels of a degree, then over degrees, so that each counts alike (Passaro and
-    Zitnick, ICML 2023, arXiv:2302.03655, and eSEN, arXiv:2502.12147, Sec. 4).
+    Means over the components and channels of a degree, then over degrees, so that each counts alike (close to the layer
+    normalization of EquiformerV2: Liao, Wood, Das, Smidt, ICLR 2024, arXiv:2306.12059).
 
     Args:
         degrees: of the features, from 0.
