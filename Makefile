@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
 RUN ?= runs/quickstart
 
-.PHONY: quickstart test lint docs-check clean help
+.PHONY: quickstart test lint clean help
 help:
 	@echo "make quickstart   set up, then collect labels, fit, check, run MD, write $(RUN)/report.html"
 	@echo "make test         set up, then run the tests"
