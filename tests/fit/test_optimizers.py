@@ -3,6 +3,7 @@ import re
 import pytest
 import torch
 
+from epot.errors import FitError
 from epot.fit import checkpoint, optimizers
 from epot.fit.optimizers import Muon, ScheduleFree, Soap, make, orthogonalize, split
 from epot.models.mace import MACE
@@ -140,6 +141,17 @@ def test_state_survives_a_checkpoint(name, tmp_path):
     fresh.load_state_dict(first.state_dict())
     steps(make(name, fresh, 1e-2, 1e-3), fresh, 7, 8)  # control: without its state it goes elsewhere
     assert not torch.equal(next(fresh.parameters()), next(whole.parameters()))
+
+
+@pytest.mark.parametrize("changed", ["groups", "settings"])
+def test_state_of_another_kind_is_refused(toynet, changed):
+    """As an earlier version left it. Control: its own state is taken."""
+    optimizer = make("muon", toynet(), 1e-2, 1e-3)
+    tensors, facts = checkpoint.pack_optimizer(optimizer)
+    checkpoint.unpack_optimizer(optimizer, tensors, facts)
+    old = [{k: v for k, v in g.items() if k != "share" or changed == "groups"} for g in facts["groups"]]
+    with pytest.raises(FitError, match="delete the checkpoint"):
+        checkpoint.unpack_optimizer(optimizer, tensors, facts | {"groups": old[: 1 if changed == "groups" else 2]})
 
 
 def test_only_matrices_decay(toynet):

@@ -70,7 +70,19 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """The inverse of :func:`pack_optimizer`, into an optimizer that was made alike."""
+    """The inverse of :func:`pack_optimizer`, into an optimizer that was made alike.
+
+    Raises:
+        FitError: it was made otherwise, by another version.
+    """
+    there, here = facts["groups"], optimizer.param_groups
+    shape = lambda groups: [(len(g["params"]), g.get("share")) for g in groups]  # noqa: E731
+    if shape(there) != shape(here):
+        raise FitError(
+            f"The checkpoint has an optimizer of {len(there)} groups of parameters, {[n for n, _ in shape(there)]} in "
+            f"each; this version of epot makes {[n for n, _ in shape(here)]}, or gives them other settings. Go on with "
+            "the version that wrote it (config.yaml names it), or delete the checkpoint to start this stage again."
+        )
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in facts["numbers"].items()}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
