@@ -274,6 +274,29 @@ def test_only_what_is_wanted_is_made():
 
 
 @needs_kernels
+@pytest.mark.parametrize("sizes", [(0, 0, 0, 1), (0, 0, 0, 21), (1, 2, 2, 5)], ids=str)
+def test_a_loss_on_forces(sizes):
+    """Of first derivatives by geometry and senders, the gradient by senders, table and what came from above.
+
+    Witness: the same by torch. Control: another direction.
+    """
+    scene = Scene("batch", *sizes)
+
+    def found(operator, seed):
+        inputs = scene.inputs
+        out = operator(*inputs)
+        along = [g.requires_grad_() for g in random_like(out, 1)]
+        first = torch.autograd.grad(out, [inputs[0], *inputs[2:]], along, create_graph=True)
+        slots = [t * scene.slots.view(-1, *[1] * (t.dim() - 1)) for t in first[1:]]
+        return torch.autograd.grad([first[0], *slots], [*inputs[:2], *along], random_like(first, seed))
+
+    ours, theirs = found(scene.compiled, 2), found(scene.by_torch, 2)
+    scale = max(float(t.abs().max()) for t in theirs)
+    assert largest(ours, theirs) < 1e-8 * scale
+    assert largest(found(scene.compiled, 3), theirs) > 1e-2 * scale
+
+
+@needs_kernels
 def test_strides_do_not_matter():
     scene = Scene("batch", 1, 2, 2, 4)
     h, weight, r, y = (t.detach() for t in scene.inputs)

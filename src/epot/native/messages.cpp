@@ -57,29 +57,42 @@ struct Spline {
     int64_t n_rows;        // of a table
 };
 
+// The numbers of Spline::terms in T, six beside each other in the place of eight.
+template <typename T> struct Eight;
+template <> struct Eight<float> { typedef float type __attribute__((vector_size(32))); };
+template <> struct Eight<double> { typedef double type __attribute__((vector_size(64))); };
+
+template <typename T> struct Terms {
+    typename Eight<T>::type of[3][TAPS];
+
+    explicit Terms(const Spline& s) : of{} {
+        for (int k = 0; k < 3; ++k)
+            for (int q = 0; q < TAPS; ++q)
+                for (int t = 0; t < TAPS; ++t) of[k][q][t] = T(s.terms[q * 3 * TAPS + k * TAPS + t]);
+    }
+};
+
 template <typename T> struct Taps {
     int64_t row;
-    T n[3][TAPS];  // weights in the function and in its first and second derivative by the distance
+    typename Eight<T>::type n[3];  // weights in the function and in its first and second derivative by the distance
 
-    Taps(const Spline& s, const T* r, int64_t e, int orders) {
+    Taps(const Spline& s, const Terms<T>& terms, const T* r, int64_t e, int orders) {
         const double place = double(r[e]) / s.step + MARGIN, first = std::floor(place);
-        const T x = T(place - first);
-        T powers[TAPS] = {1, x, x * x, x * x * x, x * x * x * x, x * x * x * x * x}, scale = 1;
+        const T x = T(place - first), x2 = x * x, x3 = x2 * x;
+        T scale = 1;
         // a distance that is none, or beyond the table, reads its ends: what comes of it is refused by name elsewhere
         row = first >= 0 ? int64_t(std::fmin(first, double(s.n_rows - TAPS))) : 0;
         row += s.kinds ? s.kinds[e] * s.n_rows : 0;
         for (int k = 0; k < orders; ++k, scale /= T(s.step)) {
-            T sums[TAPS] = {0, 0, 0, 0, 0, 0};
-            for (int q = 0; q < TAPS; ++q)
-                for (int t = 0; t < TAPS; ++t) sums[t] += powers[q] * T(s.terms[q * 3 * TAPS + k * TAPS + t]);
-            for (int t = 0; t < TAPS; ++t) n[k][t] = sums[t] * scale;
+            const auto* c = terms.of[k];
+            n[k] = ((c[0] + x * c[1]) + (x2 * c[2] + x3 * c[3]) + (x2 * x2 * c[4] + x2 * x3 * c[5])) * scale;
         }
     }
 
     void values(const T* table, int64_t size, int order, T* out) const {
         const T* a = table + row * size;
         const T *b = a + size, *c = b + size, *d = c + size, *e = d + size, *f = e + size;
-        const T* w = n[order];
+        const auto w = n[order];
         const T w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3], w4 = w[4], w5 = w[5];
 #pragma omp simd
         for (int64_t k = 0; k < size; ++k)
@@ -100,9 +113,10 @@ template <typename T> struct Taps {
         }
     }
 
-    void add2(const T* x, const T* y, T factor, int64_t size, T* table) const {  // x, and factor times y for the slope
+    // Of x and y, by the weights v and w.
+    template <typename N> void add2(const T* x, const T* y, const N& vs, const N& ws, int64_t size, T* table) const {
         for (int t = 0; t < TAPS; ++t) {
-            const T v = n[0][t], w = n[1][t] * factor;
+            const T v = vs[t], w = ws[t];
             T* to = table + (row + t) * size;
 #pragma omp simd
             for (int64_t k = 0; k < size; ++k) to[k] += v * x[k] + w * y[k];
@@ -213,6 +227,7 @@ template <typename T>
 void forward(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
              T* const* out) {
     const int64_t C = s.channels, size = s.n_paths * C;
+    const Terms<T> terms(spline);
 #pragma omp parallel num_threads(rows.threads)
     {
         std::vector<T> room(EDGES * size + s.n_g * C);
@@ -227,7 +242,7 @@ void forward(const Shape& s, const Rows& rows, const Spline& spline, const T* h,
                     const int64_t own = e + k < end ? e + k : e;  // with weights of zero, if there are no more
                     add.h[k] = h + rows.senders[own] * s.n_h * C;
                     add.y[k] = y + own * s.n_y;
-                    if (own == e + k) Taps<T>(spline, r, own, 1).values(table, size, 0, w + k * size);
+                    if (own == e + k) Taps<T>(spline, terms, r, own, 1).values(table, size, 0, w + k * size);
                     else clear(w + k * size, size);
                 }
                 by_channels<T>(C, add);
@@ -275,6 +290,7 @@ template <typename T>
 void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r, const T* y,
               T* const* grads, T* const* dh, T* const* dtable, T* dr, T* dy) {
     const int64_t C = s.channels, size = s.n_paths * C;
+    const Terms<T> terms(spline);
 #pragma omp parallel num_threads(rows.threads)
     {
         std::vector<T> room(3 * size + (s.n_g + s.n_h) * C + s.n_y * LANES);
@@ -286,7 +302,7 @@ void backward(const Shape& s, const Rows& rows, const Spline& spline, const T* h
             uncouple(s, g, grads, rows.atom[row]);
             const int64_t end = rows.slot[row] + rows.used[row], rest = rows.width[row] - rows.used[row];
             for (int64_t e = rows.slot[row]; e < end; ++e) {
-                const Taps<T> taps(spline, r, e, 2);
+                const Taps<T> taps(spline, terms, r, e, 2);
                 taps.values2(table, size, w, slope);
                 clear(sums, s.n_y * LANES);
                 const int64_t from = rows.senders[e] * s.n_h * C;
@@ -347,6 +363,7 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
             const T* ah, const T* atable, const T* ar, const T* ay, T* const* grads, T* const* out,
             T* const* dh, T* const* dtable, T* dr, T* dy) {
     const int64_t C = s.channels, size = s.n_paths * C;
+    const Terms<T> terms(spline);
 #pragma omp parallel num_threads(rows.threads)
     {
         std::vector<T> room(7 * size + (2 * s.n_g + s.n_h) * C + s.n_y * LANES);
@@ -360,7 +377,7 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
             clear(to, s.n_g * C);
             const int64_t end = rows.slot[row] + rows.used[row], rest = rows.width[row] - rows.used[row];
             for (int64_t e = rows.slot[row]; e < end; ++e) {
-                const Taps<T> taps(spline, r, e, 3);
+                const Taps<T> taps(spline, terms, r, e, 3);
                 const T change_r = ar ? ar[e] : 0;
                 taps.values2(table, size, w, slope);
                 if (atable) taps.values2(atable, size, aw, aslope);
@@ -382,7 +399,7 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
                     dr[e] = dot(dw, slope, size) + dot(daw, aslope, size);
                 }
                 if (dtable) {
-                    taps.add2(dw, daw, change_r, size, dtable[mine]);
+                    taps.add2(dw, daw, taps.n[0], taps.n[1] * change_r, size, dtable[mine]);
                 }
             }
             couple(s, to, out, rows.atom[row]);
@@ -394,22 +411,144 @@ void second(const Shape& s, const Rows& rows, const Spline& spline, const T* h, 
     }
 }
 
+// ---- Messages of scalars: one path of one component, so nothing but the filter and its slope is held for a pair ----
+
+inline bool scalar(const Shape& s) {
+    return s.n_paths == 1 && s.n_h == 1 && s.n_y == 1 && s.n_degrees == 1 && s.sizes[0] == 1 && s.n_couplings == 1;
+}
+
+// The six rows of a table that a pair reads.
+template <typename T> struct Six {
+    const T *a, *b, *c, *d, *e, *f;
+
+    Six(const T* table, int64_t row, int64_t size)
+        : a(table + row * size), b(a + size), c(b + size), d(c + size), e(d + size), f(e + size) {}
+    template <typename N> T sum(const N& n, int64_t k) const {
+        return (n[0] * a[k] + n[1] * b[k]) + (n[2] * c[k] + n[3] * d[k]) + (n[4] * e[k] + n[5] * f[k]);
+    }
+};
+
+template <typename T>
+void forward_scalar(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r,
+                    const T* y, T* out) {
+    const int64_t C = s.channels;
+    const T value = T(s.couplings[0].value);
+    const Terms<T> terms(spline);
+#pragma omp parallel for num_threads(rows.threads) schedule(static, 8)
+    for (int64_t row = 0; row < rows.count; ++row) {
+        T* const to = out + rows.atom[row] * C;
+        clear(to, C);
+        for (int64_t e = rows.slot[row]; e < rows.slot[row] + rows.used[row]; ++e) {
+            const Taps<T> taps(spline, terms, r, e, 1);
+            const Six<T> six(table, taps.row, C);
+            const auto n = taps.n[0] * (value * y[e]);
+            const T* from = h + rows.senders[e] * C;
+#pragma omp simd
+            for (int64_t c = 0; c < C; ++c) to[c] += six.sum(n, c) * from[c];
+        }
+    }
+}
+
+template <typename T>
+void backward_scalar(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r,
+                     const T* y, const T* grad, T* const* dh, T* const* dtable, T* dr, T* dy) {
+    const int64_t C = s.channels;
+    const T value = T(s.couplings[0].value);
+    const Terms<T> terms(spline);
+#pragma omp parallel num_threads(rows.threads)
+    {
+        std::vector<T> room(2 * C);
+        T *spare = room.data(), *dw = spare + C;
+        const int64_t mine = thread();
+#pragma omp for schedule(static, 8)
+        for (int64_t row = 0; row < rows.count; ++row) {
+            const T* g = grad + rows.atom[row] * C;
+            const int64_t end = rows.slot[row] + rows.used[row], rest = rows.width[row] - rows.used[row];
+            for (int64_t e = rows.slot[row]; e < end; ++e) {
+                const Taps<T> taps(spline, terms, r, e, 2);
+                const Six<T> six(table, taps.row, C);
+                const auto n = taps.n[0], m = taps.n[1];
+                const T factor = value * y[e];
+                const T* from = h + rows.senders[e] * C;
+                T* const dhe = dh ? dh[mine] + rows.senders[e] * C : spare;
+                T to_r = 0, to_y = 0;
+#pragma omp simd reduction(+ : to_r, to_y)
+                for (int64_t c = 0; c < C; ++c) {
+                    const T w = six.sum(n, c), both = g[c] * from[c];
+                    dhe[c] += factor * w * g[c];
+                    dw[c] = factor * both;
+                    to_r += both * six.sum(m, c);
+                    to_y += both * w;
+                }
+                dr[e] = factor * to_r;
+                dy[e] = value * to_y;
+                if (dtable) taps.add(dw, C, 0, dtable[mine]);
+            }
+            clear(dr + end, rest);
+            clear(dy + end, rest);
+        }
+    }
+}
+
+// Where no change of the table is followed and no gradient by r or y is asked for: all that a loss on forces needs.
+template <typename T>
+void second_scalar(const Shape& s, const Rows& rows, const Spline& spline, const T* h, const T* table, const T* r,
+                   const T* y, const T* ah, const T* ar, const T* ay, const T* grad, T* out, T* const* dh,
+                   T* const* dtable) {
+    const int64_t C = s.channels;
+    const T value = T(s.couplings[0].value);
+    const Terms<T> terms(spline);
+#pragma omp parallel num_threads(rows.threads)
+    {
+        std::vector<T> room(3 * C);
+        T *spare = room.data(), *dw = spare + C, *daw = dw + C;
+        const int64_t mine = thread();
+#pragma omp for schedule(static, 8)
+        for (int64_t row = 0; row < rows.count; ++row) {
+            const T* g = grad + rows.atom[row] * C;
+            T* const to = out + rows.atom[row] * C;
+            clear(to, C);
+            for (int64_t e = rows.slot[row]; e < rows.slot[row] + rows.used[row]; ++e) {
+                const Taps<T> taps(spline, terms, r, e, 2);
+                const Six<T> six(table, taps.row, C);
+                const T factor = value * y[e], change_r = ar ? ar[e] : 0;
+                const auto n = taps.n[0], along = (factor * change_r) * taps.n[1] + (value * ay[e]) * n;
+                const T *x = h + rows.senders[e] * C, *ax = ah + rows.senders[e] * C;
+                T* const dhe = dh ? dh[mine] + rows.senders[e] * C : spare;
+#pragma omp simd
+                for (int64_t c = 0; c < C; ++c) {
+                    const T w = factor * six.sum(n, c), aw = six.sum(along, c);
+                    to[c] += w * ax[c] + aw * x[c];
+                    dhe[c] += aw * g[c];
+                    dw[c] = g[c] * ax[c];
+                    daw[c] = g[c] * x[c];
+                }
+                if (dtable) taps.add2(dw, daw, factor * n, along, C, dtable[mine]);
+            }
+        }
+    }
+}
+
 }  // namespace
 
 #define EXPORT(T, name)                                                                                               \
     extern "C" void forward_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h, const T* table, \
                                    const T* r, const T* y, T* const* out) {                                           \
-        forward<T>(*s, *rows, *spline, h, table, r, y, out);                                                          \
+        if (scalar(*s)) forward_scalar<T>(*s, *rows, *spline, h, table, r, y, out[0]);                                \
+        else forward<T>(*s, *rows, *spline, h, table, r, y, out);                                                     \
     }                                                                                                                 \
     extern "C" void backward_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h,               \
                                     const T* table, const T* r, const T* y, T* const* grads, T* const* dh,           \
                                     T* const* dtable, T* dr, T* dy) {                                                             \
-        backward<T>(*s, *rows, *spline, h, table, r, y, grads, dh, dtable, dr, dy);                                   \
+        if (scalar(*s)) backward_scalar<T>(*s, *rows, *spline, h, table, r, y, grads[0], dh, dtable, dr, dy);         \
+        else backward<T>(*s, *rows, *spline, h, table, r, y, grads, dh, dtable, dr, dy);                              \
     }                                                                                                                 \
     extern "C" void second_##name(const Shape* s, const Rows* rows, const Spline* spline, const T* h, const T* table, \
                                   const T* r, const T* y, const T* ah, const T* atable, const T* ar, const T* ay,     \
                                   T* const* grads, T* const* out, T* const* dh, T* const* dtable, T* dr, T* dy) {      \
-        second<T>(*s, *rows, *spline, h, table, r, y, ah, atable, ar, ay, grads, out, dh, dtable, dr, dy);            \
+        if (scalar(*s) && !atable && !dr)                                                                             \
+            second_scalar<T>(*s, *rows, *spline, h, table, r, y, ah, ar, ay, grads[0], out[0], dh, dtable);           \
+        else second<T>(*s, *rows, *spline, h, table, r, y, ah, atable, ar, ay, grads, out, dh, dtable, dr, dy);       \
     }
 
 #include "precisions.h"
