@@ -44,7 +44,7 @@ class Ours:
         from epot.models.mace import MACE
 
         torch.manual_seed(0)
-        return MACE(elements, CUTOFF, CHANNELS, max_l=1, interaction_first="residual")
+        return MACE(elements, CUTOFF, CHANNELS, max_l=1, interaction_first="residual", radial_mlp=(64, 64, 64))
 
     def make(self, case):
         if case == "train":

@@ -139,7 +139,7 @@ class MACE(Potential):
         n_radial: int = 8,
         radial: Radial = "bessel",
         cutoff_power: int = 5,
-        radial_mlp: Sequence[int] = (64, 64, 64),
+        radial_mlp: Sequence[int] = (64, 64),
         distance_transform: Transform | None = None,
         interaction: Kind = "residual",
         interaction_first: Kind = "agnostic",
