@@ -125,7 +125,7 @@ def product_precision(matrices: Tensor) -> torch.dtype | None:
 
 @lru_cache(maxsize=1)
 def _multiplies_bfloat16() -> bool:
-    able = getattr(torch.cpu, "get_capabilities", dict)()
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
