@@ -46,6 +46,7 @@ class Suite:
         tests: name of a test to its file.
         metric: ``"rmse"`` or ``"mae"``.
         n_valid: training structures that are held out to validate, as published protocols do.
+        n_train: structures to fit to, if the user does not say how many; None for all the others.
         energy: ``"energy"`` (of whole structures, meV) or ``"energy_per_atom"``.
         isolated: file of single atoms, which ``isolated=True`` of :func:`run` adds to the training set.
         rows: gives the published rows: name to ``{"values": {test: {target: number}}, "source": text}``.
@@ -64,6 +65,7 @@ class Suite:
     tests: Mapping[str, str]
     metric: str
     n_valid: int
+    n_train: int | None = None
     energy: str = "energy"
     isolated: str | None = None
     rows: Callable[[], Mapping[str, Any]] = field(default=dict)
@@ -122,7 +124,7 @@ def run(
         data: directory with the files of the suite.
         options: settings of stages, ``{"descend": {"epochs": 200}}``.
         stages: other stages than the model's own.
-        n_train: structures to fit to, at most; None for all.
+        n_train: structures to fit to, at most; None for as many as the suite says.
         isolated: add the single atoms of the suite to the training set.
         folder: of the run; the same call on it resumes; gets ``bench.json``.
         seed: of the split into fit and validation, and of the fit.
@@ -137,6 +139,7 @@ def run(
         DataError: a file of the suite is not in the directory.
     """
     suite = get(suite) if isinstance(suite, str) else suite
+    n_train = suite.n_train if n_train is None else n_train
     start = time.monotonic()
     train, valid = split(suite, Path(data), n_train, seed, isolated)
     tests = {name: _test(suite, Path(data), file) for name, file in suite.tests.items()}
