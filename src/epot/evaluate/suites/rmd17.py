@@ -16,28 +16,20 @@ def _rows(name: str) -> dict[str, Any]:
     return published("rmd17")["suites"][name]["rows"]
 
 
-SUITES = [
-    Suite(
-        name=f"rmd17/{molecule}",
-        title=f"rMD17 {molecule}, split 01: 1000 structures (950 to fit, 50 to validate), 1000 to test",
+def _suite(molecule: str, n_train: int | None) -> Suite:
+    name = molecule if n_train is None else f"{molecule}/{n_train}"
+    original = ("The rows of PaiNN, DimeNet and NewtonNet are of the original MD17, whose labels are noisier.",)
+    return Suite(
+        name=f"rmd17/{name}",
+        title=f"rMD17 {molecule}, split 01: {n_train or 950} structures to fit, 50 to validate, 1000 to test",
         train=f"rmd17/{molecule}_train.xyz.gz",
         tests={"test": f"rmd17/{molecule}_test.xyz.gz"},
         metric="mae",
         n_valid=50,
-        rows=partial(_rows, molecule),
-        notes=("The rows of PaiNN, DimeNet and NewtonNet are of the original MD17, whose labels are noisier.",),
+        n_train=n_train,
+        rows=partial(_rows, name),
+        notes=original if n_train is None else (),
     )
-    for molecule in MOLECULES
-] + [
-    Suite(
-        name=f"rmd17/{molecule}/{FEW}",
-        title=f"rMD17 {molecule}, {FEW} structures of split 01 to fit, 50 to validate, 1000 to test",
-        train=f"rmd17/{molecule}_train.xyz.gz",
-        tests={"test": f"rmd17/{molecule}_test.xyz.gz"},
-        metric="mae",
-        n_valid=50,
-        n_train=FEW,
-        rows=partial(_rows, f"{molecule}/{FEW}"),
-    )
-    for molecule in MOLECULES
-]
+
+
+SUITES = [_suite(molecule, n_train) for n_train in (None, FEW) for molecule in MOLECULES]
