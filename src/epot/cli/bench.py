@@ -37,7 +37,7 @@ def bench(
     if show or suite is None:
         found = benchmarks.suites()
         rows = {k: {"title": s.title, "files": [s.train, *s.tests.values()]} for k, s in found.items()}
-        text = "\n".join(f"{k:22s}{row['title']}\n{'':22s}{', '.join(row['files'])}" for k, row in rows.items())
+        text = "\n".join(f"{k:26s}{row['title']}\n{'':26s}{', '.join(row['files'])}" for k, row in rows.items())
         print(json.dumps(rows) if as_json else text)
         return
     from ..fit import config
