@@ -117,13 +117,9 @@ def orthogonalize(matrices: Tensor, steps: int = 5, precision: torch.dtype | Non
 
 def product_precision(matrices: Tensor) -> torch.dtype | None:
     """bfloat16 where the processor multiplies large float32 matrices in it, twice as fast; else None: their own."""
+    measured = matrices.device.type == "cpu" and matrices.dtype == torch.float32  # not so on a GPU
     large = min(matrices.shape[-2:]) >= 128
-    on_processor = matrices.device.type == "cpu"  # what it does on a GPU has not been measured
-    return (
-        torch.bfloat16
-        if large and on_processor and matrices.dtype == torch.float32 and _multiplies_bfloat16()
-        else None
-    )
+    return torch.bfloat16 if measured and large and _multiplies_bfloat16() else None
 
 
 @lru_cache(maxsize=1)
