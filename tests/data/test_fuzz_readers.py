@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from epot.data.packed import USERBLOCK, Packed, _read_head
@@ -172,6 +172,7 @@ def test_journal(tmp_path, changes):
 
 @settings(QUICK, max_examples=50)
 @given(edits)
+@example([("flip", 0.041423677714828695, b"\x80")])  # a name in the schema that is no UTF-8
 def test_database(tmp_path, changes):
     from ase.build import molecule
     from ase.db import connect
