@@ -15,6 +15,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from epot.data.labels import label, write
+from epot.data.labels.campaign import Campaign
 from epot.data.labels.samplers import rattle
 from epot.data.structure import Structure
 from epot.errors import ConfigError, DataError, EngineError
@@ -204,3 +205,13 @@ def test_what_is_asked_wrongly_is_explained(tmp_path):
         label(copper(1), EMT_PATH, out=tmp_path / "nowhere" / "out.xyz")
     with pytest.raises(ConfigError, match="needs a process to kill"):
         label(copper(1), EMT_PATH, workers=0, timeout=1.0)
+
+
+def test_a_store_whose_schema_is_no_text_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "x.campaign"
+    Campaign(path, {"engine": "emt"}).close()
+    damaged = path.read_bytes().replace(b"tablelabels", b"table\xecabels")
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"x\.campaign cannot be used"):
+        Campaign(path, {"engine": "emt"})
+    assert path.read_bytes() == damaged

@@ -53,7 +53,7 @@ class Campaign:
                     "seconds REAL, version TEXT, time TEXT DEFAULT CURRENT_TIMESTAMP)"
                 )
                 self._agree()
-        except (sqlite3.DatabaseError, UnicodeError) as why:
+        except (sqlite3.DatabaseError, UnicodeError) as why:  # names in a damaged schema need not be UTF-8
             self.close()
             raise DataError(
                 f"{path} cannot be used as a campaign's store ({why}): move it away to start afresh."

@@ -105,7 +105,7 @@ def _check_tables(path: Path) -> None:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as opened:
             tables = {name for (name,) in opened.execute("select name from sqlite_master where type = 'table'")}
-    except (sqlite3.Error, UnicodeError) as why:  # text of a damaged schema need not be UTF-8
+    except (sqlite3.Error, UnicodeError) as why:  # names in a damaged schema need not be UTF-8
         raise DataError(f"{path} is a damaged SQLite database ({why}).") from None
     if not tables >= {"systems", "keys", "information"}:
         raise DataError(f"{path} is not a readable ASE database: its tables are {', '.join(sorted(tables)) or 'none'}.")
