@@ -126,13 +126,23 @@ def test_channels_are_mixed_by_degree():
 
 
 def test_each_element_has_its_own_mixing():
-    """Control: the first element's for all."""
+    """With one node for all, too, and so do gradients. Control: the first element's for all."""
     torch.manual_seed(0)
-    h, w = [torch.randn(5, 2 * n + 1, 3) for n in range(2)], torch.randn(2, 2, 3, 4)
-    found = mixed_by_element(h, w, [2, 3])
-    for x, y, each in zip(found, h, w, strict=True):
-        expected = torch.cat([torch.einsum("amc,cd->amd", y[:2], each[0]), torch.einsum("amc,cd->amd", y[2:], each[1])])
+    h, w = [torch.randn(5, 2 * n + 1, 3, requires_grad=True) for n in range(3)], torch.randn(2, 2, 3, 4)
+    each = [list(degree) for degree in w]
+    found, at_once = mixed_by_element(h, each, [2, 3]), mixed_by_element(h, each, [2, 3], once=True)
+    assert len(found) == len(at_once) == 2
+    along = [torch.randn_like(x) for x in found]
+    for x, other, y, own in zip(found, at_once, h, w, strict=False):
+        expected = torch.cat([torch.einsum("amc,cd->amd", y[:2], own[0]), torch.einsum("amc,cd->amd", y[2:], own[1])])
         torch.testing.assert_close(x, expected)
-        assert (x - torch.einsum("amc,cd->amd", y, each[0])).abs().max() > 0.1
-    one = mixed_by_element(h, w[:, :1], [5])
-    assert all(torch.equal(a, b) for a, b in zip(one, mixed(h, w[:, 0]), strict=True))
+        torch.testing.assert_close(other, expected)
+        assert (x - torch.einsum("amc,cd->amd", y, own[0])).abs().max() > 0.1
+    grads = [torch.autograd.grad(made, h, along, allow_unused=True) for made in (found, at_once)]
+    assert grads[0][2] is None
+    assert grads[1][2] is None
+    for a, b in zip(grads[0][:2], grads[1][:2], strict=True):
+        torch.testing.assert_close(a, b)
+    for once in (False, True):
+        one = mixed_by_element(h, [d[:1] for d in each], [5], once)
+        assert all(torch.equal(a, b) for a, b in zip(one, mixed(h, w[:, 0].unbind(), once), strict=True))

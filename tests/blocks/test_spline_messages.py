@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from epot import native
+from epot.blocks import equivariant_splines
 from epot.blocks.element_order import by_element
 from epot.blocks.equivariant import spherical_harmonics, wigner_3j
 from epot.blocks.equivariant_messages import Paths, equivariant_messages
@@ -338,15 +339,18 @@ def of_forces_alone(scene, h, table, r, y):
     full = scene.slots.to(r)
     factors = tuple((taps.weights(n).view(-1, TERMS) * full[:, None]).flatten() for n in (0, 1))
     terms = Terms(rows.flatten(), torch.arange(0, 2 * rows.numel(), TERMS), factors)
-    return spline_sums(h, table, r, y, scene.sites, scene.paths, terms)
+    widths = [len(own) * table.shape[1] // len(scene.paths) for own in scene.paths.by_result]
+    mix = [torch.eye(n, dtype=table.dtype) for n in widths]
+    return spline_sums(h, table, r, y, scene.sites, scene.paths, terms, mix)
 
 
 @pytest.mark.parametrize("kinds", [1, 2])
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("sizes", SIZES[:6], ids=str)
-def test_of_forces_alone(sizes, system, kinds):
+def test_of_forces_alone(sizes, system, kinds, monkeypatch):
     """As the general operator on weights of the same network, values and derivatives by the geometry; twice, in the
-    same memory. Control: slopes of other radial weights."""
+    same memory, which is that of many slots in one of the cases. Control: slopes of other radial weights."""
+    monkeypatch.setattr(equivariant_splines, "KEPT", 1024 if kinds == 1 else 0)
     scene = Scene(system, *sizes, kinds=kinds)
     table = scene.table(scene.weight)
     wanted = [0, 2, 3]
@@ -363,3 +367,27 @@ def test_of_forces_alone(sizes, system, kinds):
         other = of_forces_alone(scene, ours[0] + shift, 1.01 * table, *ours[2:])
         wrong = torch.autograd.grad(other, [ours[n] for n in wanted], along)
         assert largest(wrong, right) > 1e-4
+
+
+@pytest.mark.parametrize("kept", [1024, 0])
+def test_memory_of_forces_alone_is_not_shared_by_calls(kept, monkeypatch):
+    """Gradients after another call, of the same sizes and of others, has used the memory, whether blocks have some of
+    their own or not. Control: another's features."""
+    monkeypatch.setattr(equivariant_splines, "KEPT", kept)
+    scenes = [Scene(system, 1, 2, 2, 4, kinds=1) for system in ("molecule", "molecule", "cell")]
+    shifts = [0.0, 0.3, 0.1]
+
+    def made(n, inputs):
+        return of_forces_alone(scenes[n], inputs[0] + shifts[n], scenes[n].table(scenes[n].weight), *inputs[2:])
+
+    alone, later = [], []
+    for n, scene in enumerate(scenes):
+        inputs = scene.inputs
+        found = made(n, inputs)
+        alone.append(torch.autograd.grad(found, [inputs[k] for k in (0, 2, 3)], random_like(found, n)))
+    inputs = [scene.inputs for scene in scenes]
+    found = [made(n, own) for n, own in enumerate(inputs)]
+    for n in (1, 0, 2):
+        later.append(torch.autograd.grad(found[n], [inputs[n][k] for k in (0, 2, 3)], random_like(found[n], n)))
+        assert all(torch.equal(a, b) for a, b in zip(later[-1], alone[n], strict=True))
+    assert largest(later[0], alone[0]) > 1e-3

@@ -151,3 +151,22 @@ def test_bad_sizes_are_refused(bad):
 def test_counts_that_do_not_agree_are_refused(counts):
     with pytest.raises(DataError, match="atoms of each element"):
         made(2, 2, 1, (0,), 2)(features(1, 2, 3), counts)
+
+
+@pytest.mark.parametrize("counts", [(3, 0, 5, 1), (0, 4, 0, 0), (2, 2, 2, 2), (1, 0, 0, 7)], ids=str)
+def test_few_atoms_of_several_elements(counts):
+    """Elements contracted together, as one after another: values and gradients. Control: elements exchanged."""
+    torch.manual_seed(0)
+    module = made(4, 3, 2, (0, 1), 3, True)
+    a = torch.randn(sum(counts), 9, 3, dtype=torch.float64, requires_grad=True)
+    one_by_one, together = (module.of_atoms(a, counts, once) for once in (False, True))
+    along = [torch.randn_like(b) for b in one_by_one]
+    grads = [torch.autograd.grad(b, a, along)[0] for b in (one_by_one, together)]
+    for expected, found in zip([*one_by_one, grads[0]], [*together, grads[1]], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    if counts == (3, 0, 5, 1):
+        other = module.of_atoms(a, (5, 0, 3, 1), once=True)
+        assert (other[0] - one_by_one[0]).abs().max() > 1e-3
+    with torch.no_grad():
+        module.weights[0].mul_(2)  # what was kept is made again
+    assert (module.of_atoms(a, counts, once=True)[0] - together[0]).abs().max() > 1e-3

@@ -7,39 +7,85 @@ have the same weights, so a map is one matrix product over the rows of all of th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from ..typing import Float, Tensor
 
 
 def mixed(
-    features: Sequence[Float[Tensor, "atoms _ _"]], weights: Iterable[Float[Tensor, "_ _"]]
+    features: Sequence[Float[Tensor, "atoms _ _"]], weights: Iterable[Float[Tensor, "_ _"]], once: bool = False
 ) -> list[Float[Tensor, "atoms _ _"]]:
-    """``h[l] W[l]`` for each degree that both have."""
+    """``h[l] W[l]`` for each degree that both have.
+
+    Args:
+        features: h.
+        weights: W.
+        once: weights are constants, and the result is differentiated at most once.
+    """
+    if once:
+        listed = [[w] for w in weights]
+        return list(_Constant.apply(listed, (), *features[: len(listed)]))
     return [(x.flatten(0, 1) @ w).view(x.shape[0], x.shape[1], -1) for x, w in zip(features, weights, strict=False)]
 
 
 def mixed_by_element(
     features: Sequence[Float[Tensor, "atoms _ _"]],
-    weights: Float[Tensor, "degrees elements channels out"],
+    weights: Sequence[Sequence[Float[Tensor, "_ out"]]],
     counts: Sequence[int],
-) -> list[Float[Tensor, "atoms _ _"]]:
+    once: bool = False,
+) -> list[Float[Tensor, "atoms _ out"]]:
     """The same with weights of the atom's element, atoms sorted by element.
 
     Args:
         features: h.
-        weights: of the elements that are there.
+        weights: for each degree, of the elements that are there.
         counts: atoms of each of them, none zero.
+        once: as for :func:`mixed`.
     """
+    if once:
+        return list(_Constant.apply(weights, counts, *features[: len(weights)]))
     if len(counts) == 1:
-        return mixed(features, weights.squeeze(1))
+        return mixed(features, [w for (w,) in weights])
     made = []
     for x, each in zip(features, weights, strict=False):
-        parts = zip(x.split(list(counts)), each.unbind(), strict=True)
+        parts = zip(x.split(list(counts)), each, strict=True)
         made.append(torch.cat([(own.flatten(0, 1) @ w).view(len(own), x.shape[1], -1) for own, w in parts]))
     return made
+
+
+class _Constant(torch.autograd.Function):
+    """One node for all degrees and elements: on small systems nodes take longer than products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights: Sequence[Sequence[Tensor]], counts: Sequence[int], *features: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.weights, ctx.counts = weights, counts
+        return tuple(_through(x, each, counts) for x, each in zip(features, weights, strict=False))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        turned = [[w.t() for w in each] for each in ctx.weights]
+        found = [_through(g, each, ctx.counts) for g, each in zip(grads, turned, strict=True)]
+        return None, None, *found, *[None] * (len(ctx.needs_input_grad) - 2 - len(found))
+
+
+def _through(x: Tensor, each: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """One degree."""
+    n, components, channels = x.shape
+    rows = x.reshape(n * components, channels)
+    if len(each) == 1:
+        return rows.mm(each[0]).view(n, components, -1)
+    out = x.new_empty(n * components, each[0].shape[1])
+    cuts = [components * k for k in counts]
+    for own, w, to in zip(rows.split(cuts), each, out.split(cuts), strict=True):
+        torch.mm(own, w, out=to)
+    return out.view(n, components, -1)
 
 
 def joined(features: Sequence[Float[Tensor, "atoms _ channels"]]) -> Float[Tensor, "atoms components channels"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class Sites(NamedTuple):
     species: Int[Tensor, " atoms"]
     counts: tuple[int, ...]
     neighbors: Int[Tensor, " atoms"]
-    made: dict[str, Any]
+    made: dict[Hashable, Any]
 
     @property
     def present(self) -> list[int]:
@@ -66,7 +67,7 @@ def _in_order(graph: Graph) -> Sites:
     layout = Layout(same, senders.contiguous(), receivers, slots, ())
     starts, one = graph.row_pointers()[:-1], torch.zeros_like(same)
     neighbors = graph.row_pointers()[1:] - starts
-    made = {"rows": (starts, neighbors)}
+    made: dict[Hashable, Any] = {"rows": (starts, neighbors)}
     return Sites(layout, slots[:0], same, same, one[:1], one, (graph.n_atoms,), neighbors, made)
 
 

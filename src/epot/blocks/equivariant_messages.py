@@ -13,6 +13,7 @@ receiver; no message is ever stored for all pairs (:mod:`epot.blocks.equivariant
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..features.engine import wanted as is_wanted
-from ..typing import Float, Tensor
+from ..typing import Float, Int, Tensor
 from . import equivariant_kernels as kernels
 from .element_order import Sites
 from .equivariant import wigner_3j
@@ -103,26 +104,58 @@ class Paths:
         paths = [(l1 * l1, 2 * l1 + 1, l2 * l2, 2 * l2 + 1) for l1, l2, _ in self.paths]
         return Scheme(paths, couplings, [(2 * l3 + 1, len(own)) for l3, own in enumerate(self.by_result)])
 
-    def coupled(self, sums: list[Tensor], n_channels: int) -> list[Tensor]:
+    @cached_property
+    def order(self) -> Int[Tensor, " components"]:
+        """Rows of G, which are (l2, m2, path, m1), in the order that :meth:`coupled` takes: (l3, path, m2, m1)."""
+        rows: dict[int, Tensor] = {}
+        first = 0
+        for l2 in range(self.l_harmonic + 1):
+            own = [n for n, p in enumerate(self.paths) if p.harmonic == l2]
+            sizes = [2 * self.paths[n].sender + 1 for n in own]
+            block = torch.arange((2 * l2 + 1) * sum(sizes)).view(2 * l2 + 1, -1) + first
+            rows |= {n: part.flatten() for n, part in zip(own, block.split(sizes, 1), strict=True)}
+            first += block.numel()
+        return torch.cat([rows[n] for own in self.by_result for n in own])
+
+    @cached_property
+    def _couplings(self) -> dict[object, list[Tensor]]:
+        """By dtype and device."""
+        return {}
+
+    def couplings(self, like: Tensor) -> list[Float[Tensor, "results components"]]:
+        """What makes results of sums, for each l3: rows (m3, path), columns (path, m2, m1)."""
+        key = like.dtype, like.device
+        if key not in self._couplings:
+            with torch.inference_mode(False):
+                on = torch.empty(0, dtype=like.dtype, device=like.device)
+                made = [torch.block_diag(*(self.coefficients(n, on) for n in own)) for own in self.by_result]
+                turned = [
+                    c.view(len(own), 2 * l3 + 1, c.shape[1]).transpose(0, 1).reshape(c.shape)
+                    for l3, (own, c) in enumerate(zip(self.by_result, made, strict=True))
+                ]
+            self._couplings[key] = turned
+        return self._couplings[key]
+
+    def coupled(self, sums: Float[Tensor, "atoms components channels"]) -> list[Tensor]:
         """For each l3 the results of its paths, side by side, ``(atoms, 2 l3 + 1, paths * channels)``.
 
         Args:
-            sums: G, one tensor for each l2: ``(atoms, 2 l2 + 1, width(l2) * channels)``.
-            n_channels: channels.
+            sums: G, components in :attr:`order`.
         """
-        parts: dict[int, Tensor] = {}
-        for l2, block in enumerate(sums):
-            own = [n for n, p in enumerate(self.paths) if p.harmonic == l2]
-            sizes = [(2 * self.paths[n].sender + 1) * n_channels for n in own]
-            for n, g in zip(own, block.split(sizes, -1), strict=True):
-                atoms = g.shape[0]
-                g = g.reshape(atoms, -1, n_channels)  # (m2, m1) in rows
-                c = self.coefficients(n, g)
-                if self.paths[n].sender == 0:  # the coefficients are a unit matrix times one number
-                    parts[n] = g * c[0, 0]
-                else:
-                    parts[n] = torch.matmul(c, g)
-        return [torch.cat([parts[n] for n in own], -1) for own in self.by_result]
+        n_atoms, couplings = len(sums), self.couplings(sums)
+        parts = sums.split([c.shape[1] for c in couplings], 1)
+        made = [torch.bmm(c.expand(n_atoms, *c.shape), part) for c, part in zip(couplings, parts, strict=True)]
+        return [b.view(n_atoms, 2 * l3 + 1, -1) for l3, b in enumerate(made)]
+
+    def uncoupled(
+        self, results: Sequence[Float[Tensor, "atoms _ _"]], n_channels: int
+    ) -> Float[Tensor, "atoms components channels"]:
+        """The transpose."""
+        parts = []
+        for c, result in zip(self.couplings(results[0]), results, strict=True):
+            rows = result.view(len(result), len(c), n_channels)
+            parts.append(torch.bmm(c.t().expand(len(result), -1, -1), rows))
+        return torch.cat(parts, 1)
 
 
 def equivariant_messages(
@@ -146,7 +179,9 @@ def equivariant_messages(
     Differentiable twice in everything.
     """
     sums = _Messages.apply(features, radial, weight, harmonics, sites, paths)
-    return paths.coupled(list(sums), weight.shape[1] // len(paths))
+    n_atoms, channels = len(features), weight.shape[1] // len(paths)
+    rows = torch.cat([g.view(n_atoms, -1, channels) for g in sums], 1)
+    return paths.coupled(rows.index_select(1, paths.order.to(rows.device)))
 
 
 class _Messages(torch.autograd.Function):

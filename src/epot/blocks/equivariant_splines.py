@@ -21,11 +21,13 @@ from torch.autograd.function import once_differentiable
 
 from ..features.scratch import Scratch
 from ..typing import Float, Int, Tensor
+from .channels import mixed
 from .element_order import Sites
 from .equivariant_messages import Paths
 from .filter_tables import TERMS, sums
 from .neighborhood import BLOCK
 
+KEPT = 1024  # slots in all, up to which each block has memory of its own
 MANY = 500  # shapes of blocks that are kept
 _scratch = Scratch()
 
@@ -45,21 +47,19 @@ class Terms(NamedTuple):
 
     def whole(self, table: Float[Tensor, "rows F"], order: int) -> Float[Tensor, "slots F"]:
         """Functions, or with order 1 their derivatives, in all slots."""
-        return sums(table, self.rows, self.starts[: len(self.starts) // 2], self.factors[order])
+        return sums(table, self.rows, self.starts[: len(self.rows) // TERMS], self.factors[order])
 
-    def values(self, table: Float[Tensor, "rows F"], sizes: Sequence[int]) -> Iterator[Float[Tensor, "slots F"]]:
-        """Functions in so many slots, and the next."""
-        cuts = [n * TERMS for n in sizes]
-        for n, rows, factors in zip(sizes, self.rows.split(cuts), self.factors[0].split(cuts), strict=True):
-            yield sums(table, rows, self.starts[:n], factors)
-
-    def both(self, table: Float[Tensor, "rows F"], sizes: Sequence[int]) -> Iterator[Float[Tensor, "slots_both F"]]:
+    def both(self, table: Float[Tensor, "rows F"]) -> Float[Tensor, "slots_both F"]:
         """Functions and their derivatives, those of a slot after those of another."""
-        cuts = [2 * n * TERMS for n in sizes]
         rows = self.rows.view(-1, 1, TERMS).expand(-1, 2, -1).reshape(-1)
         factors = torch.stack([f.view(-1, TERMS) for f in self.factors], 1).view(-1)
-        for n, own, by in zip(sizes, rows.split(cuts), factors.split(cuts), strict=True):
-            yield sums(table, own, self.starts[: 2 * n], by)
+        return sums(table, rows, self.starts, factors)
+
+    def split(self, slots: Sequence[int]) -> Iterator[Terms]:
+        """Those of so many slots, and of the next."""
+        cuts = [n * TERMS for n in slots]
+        for n, rows, *factors in zip(slots, *(t.split(cuts) for t in (self.rows, *self.factors)), strict=True):
+            yield Terms(rows, self.starts[: 2 * n], tuple(factors))
 
 
 def spline_sums(
@@ -70,8 +70,9 @@ def spline_sums(
     sites: Sites,
     paths: Paths,
     terms: Terms,
+    mix: Sequence[Float[Tensor, "_ _"]],
 ) -> list[Tensor]:
-    """Messages summed over the neighbors of each receiver, for each degree l3 ``(atoms, 2 l3 + 1, paths * channels)``.
+    """Messages summed over the neighbors of each receiver, mixed, for each degree l3 ``(atoms, 2 l3 + 1, out)``.
 
     Args:
         features: of senders, components (l1, m1) before channels.
@@ -81,20 +82,18 @@ def spline_sums(
         sites: where the pairs lie.
         paths: which degrees are coupled.
         terms: of each slot.
+        mix: what mixes the channels of all paths of each l3; a constant.
     """
-    call = _Call(table, sites, paths, terms, table.shape[1] // len(paths))
-    made = _Sums.apply(features, distances, harmonics, call)
-    return paths.coupled(list(made), call.channels)
+    call = _Call(table, sites, paths, terms, mix)
+    return list(_Sums.apply(features, distances, harmonics, call))
 
 
-class _Call(NamedTuple):
+class _Call:
     """What is constant."""
 
-    table: Tensor
-    sites: Sites
-    paths: Paths
-    terms: Terms
-    channels: int
+    def __init__(self, table: Tensor, sites: Sites, paths: Paths, terms: Terms, mix: Sequence[Tensor]) -> None:
+        self.table, self.sites, self.paths, self.terms, self.mix = table, sites, paths, terms, mix
+        self.channels = table.shape[1] // len(paths)
 
 
 class _Block:
@@ -102,23 +101,27 @@ class _Block:
 
     Attributes:
         shape: rows and slots per row; ``slots`` in all.
-        h: senders' features, ``(slots, components * channels)``; ``parts`` of each degree ``(slots, 1, m1, c)``.
+        place: of its memory; None where blocks share it.
+        h: senders' features, ``(slots, components * channels)``.
+        weights: R and R' of each path, ``(slots, 2, 1, c)``.
         x: products of each degree of the harmonics, ``(rows, slots, columns)``; ``groups`` of each group.
         u: dE/dX alike.
-        both: two kinds of sums, ``(slots, 2, components * channels)``.
+        both: ``sum_p R_p U_p`` and the same with R', ``(slots, 2, components * channels)``.
         sums: for each path its U ``(slots, 1, m1, c)``, where in ``both`` it is added, and whether it is the first.
     """
 
-    def __init__(self, room: _Room, rows: int, width: int) -> None:
+    def __init__(self, room: _Room, place: int | None, rows: int, width: int) -> None:
         paths, c, n = room.paths, room.channels, rows * width
-        self.shape, self.slots = (rows, width), n
+        self.room, self.place, self.shape, self.slots = room, place, (rows, width), n
+        self.members = [len(g.paths) for g in paths.groups]
+        self.weights: Sequence[Tensor] = ()
         columns = [c * (2 * l1 + 1) for l1 in range(paths.l_sender + 1)]
         widths = [c * paths.width(l2) for l2 in range(paths.l_harmonic + 1)]
-        self.h, x = room.take("h", n, sum(columns)), room.take("x", n, sum(widths))
-        self.parts = [part.view(n, 1, -1, c) for part in self.h.split(columns, 1)]
+        self.h, x = room.take(f"h {place}", n, sum(columns)), room.take(f"x {place}", n, sum(widths))
+        parts = [part.view(n, 1, -1, c) for part in self.h.split(columns, 1)]
         own = [c * len(g.paths) * (2 * g.sender + 1) for g in paths.groups]
         pairs = list(zip(x.split(own, 1), paths.groups, strict=True))
-        self.groups = [(part.view(n, len(g.paths), -1, c), self.parts[g.sender]) for part, g in pairs]
+        self.groups = [(part.view(n, len(g.paths), -1, c), parts[g.sender]) for part, g in pairs]
         self.x = [part.view(rows, width, -1) for part in x.split(widths, 1)]
         self.u = [room.take(f"u{l2}", n, size).view(rows, width, size) for l2, size in enumerate(widths)]
         self.both = room.take("both", n, 2, sum(columns))
@@ -131,54 +134,74 @@ class _Block:
                 self.sums.append((part.view(n, 1, -1, c), sums_of[p.sender], p.sender not in begun))
                 begun.add(p.sender)
 
-    def multiply(self, weights: Sequence[Tensor]) -> None:
-        """``X = R h``, R of each group ``(slots, paths, 1, c)``."""
-        for (x, h), r in zip(self.groups, weights, strict=True):
+    def fill(self, features: Tensor, senders: Tensor, terms: Terms, call: _Call, slopes: bool) -> None:
+        """Features, products ``X = R h`` and, with ``slopes``, weights for :meth:`pull`, if they are not here."""
+        owners = self.room.owners
+        if self.place is not None:
+            if owners.get(self.place) is call:
+                return
+            owners[self.place] = call
+        torch.index_select(features, 0, senders, out=self.h)
+        if slopes or self.place is not None:
+            weights = terms.both(call.table).view(self.slots, 2, -1, 1, call.channels)
+            self.weights, values = weights.unbind(2), weights.select(1, 0)
+        else:
+            values = terms.whole(call.table, 0).view(self.slots, -1, 1, call.channels)
+        for (x, h), r in zip(self.groups, values.split(self.members, 1), strict=True):
             torch.mul(r, h, out=x)
 
-    def pull(self, weights: Sequence[Tensor]) -> None:
-        """``sum_p R_p U_p`` with two kinds of weights of each path, ``(slots, 2, 1, c)``."""
-        for (u, out, first), r in zip(self.sums, weights, strict=True):
+    def pull(self) -> tuple[Tensor, Tensor]:
+        """``sum_p R_p U_p``, and the same with R', ``(slots, components * channels)``."""
+        for (u, out, first), r in zip(self.sums, self.weights, strict=True):
             if first:
                 torch.mul(u, r, out=out)
             else:
                 out.addcmul_(u, r)
+        value, slope = self.both.unbind(1)
+        return value, slope
 
 
 class _Room:
-    """Memory for the largest block so far, cut for each shape of them: neighbors change in dynamics, these rarely do.
+    """Memory for blocks, cut for each shape of them: neighbors change in dynamics, these rarely do.
+
+    Few slots have memory of their own in each block, so that the gradient finds what the sums were made of; more of
+    them share that of one block, which stays in the processor's cache.
 
     Attributes:
-        members: how many paths each group has.
         degrees: components of each degree of the harmonics.
         widths: columns of X of each.
+        owners: whose features, weights and products lie in each place.
     """
 
     def __init__(self, like: Tensor, paths: Paths, channels: int) -> None:
         self.like, self.paths, self.channels = like.new_empty(0), paths, channels
-        self.members = [len(g.paths) for g in paths.groups]
         self.degrees = [2 * l2 + 1 for l2 in range(paths.l_harmonic + 1)]
         self.widths = [channels * paths.width(l2) for l2 in range(paths.l_harmonic + 1)]
+        self.owners: dict[int, _Call] = {}
         self._memory: dict[str, Tensor] = {}
-        self._cut: dict[tuple[int, int], _Block] = {}
+        self._cut: dict[tuple[int | None, int, int], _Block] = {}
         self._most = BLOCK
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """An array of a block, ``(slots, ..)``, in memory that all blocks share."""
+        """An array of a block, ``(slots, ..)``."""
         if name not in self._memory:
             self._memory[name] = self.like.new_empty(self._most * math.prod(shape[1:]))
         return self._memory[name][: math.prod(shape)].view(shape)
 
     def blocks(self, shapes: list[tuple[int, int]]) -> list[_Block]:
         """For so many rows and slots per row each."""
-        most = max((rows * width for rows, width in shapes), default=0)
+        slots = [rows * width for rows, width in shapes]
+        most, kept = max(slots, default=0), sum(slots) <= KEPT
         if most > self._most or len(self._cut) > MANY:
             self._most = max(most, self._most)
-            self._memory, self._cut = {}, {}
-        for shape in shapes:
-            if shape not in self._cut:
-                self._cut[shape] = _Block(self, *shape)
-        return [self._cut[shape] for shape in shapes]
+            self._memory, self._cut, self.owners = {}, {}, {}
+        found = []
+        for n, shape in enumerate(shapes):
+            key = (n if kept else None, *shape)
+            if key not in self._cut:
+                self._cut[key] = _Block(self, *key)
+            found.append(self._cut[key])
+        return found
 
     def harmonics(self, y: Float[Tensor, "slots harmonics"], blocks: list[_Block]) -> Iterator[tuple[Tensor, ...]]:
         """Of each block, those of each degree ``(rows, 2 l2 + 1, slots)``."""
@@ -212,46 +235,63 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, distances: Tensor, harmonics: Tensor, call: _Call) -> tuple[Tensor, ...]:
         ctx.save_for_backward(features, harmonics)
         ctx.call = call
-        (room, blocks), c = _rooms.of(features, call), call.channels
+        (room, blocks), n_atoms = _rooms.of(features, call), len(features)
         rows, slots = [p.shape[0] for p in blocks], [p.slots for p in blocks]
-        out = [features.new_empty(len(features), m, n) for m, n in zip(room.degrees, room.widths, strict=True)]
+        out = [features.new_empty(n_atoms, m, n) for m, n in zip(room.degrees, room.widths, strict=True)]
         own_out = zip(*(g.split(rows) for g in out), strict=True)
-        weights, senders = call.terms.values(call.table, slots), call.sites.layout.senders.split(slots)
-        parts = zip(blocks, senders, weights, room.harmonics(harmonics, blocks), own_out, strict=True)
-        for block, sender, w, ys, to in parts:
-            torch.index_select(features, 0, sender, out=block.h)
-            block.multiply(w.view(block.slots, -1, 1, c).split(room.members, 1))
+        senders, terms = call.sites.layout.senders.split(slots), call.terms.split(slots)
+        parts = zip(blocks, senders, terms, room.harmonics(harmonics, blocks), own_out, strict=True)
+        for block, sender, term, ys, to in parts:
+            block.fill(features, sender, term, call, slopes=False)
             for y, x, g in zip(ys, block.x, to, strict=True):
                 torch.bmm(y, x, out=g)
-        back = _inverse(call.sites)
-        return tuple(g.index_select(0, back) for g in out)
+        made = torch.cat([g.view(-1, call.channels) for g in out])
+        made = made.index_select(0, _places(call)[0]).view(n_atoms, -1, call.channels)
+        return tuple(mixed(call.paths.coupled(made), call.mix))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         features, harmonics = ctx.saved_tensors
         call: _Call = ctx.call
-        (room, blocks), c, layout = _rooms.of(features, call), call.channels, call.sites.layout
-        rows, slots, n_slots = [p.shape[0] for p in blocks], [p.slots for p in blocks], len(harmonics)
+        (room, blocks), c, n_slots, n_atoms = _rooms.of(features, call), call.channels, len(harmonics), len(features)
+        rows, slots = [p.shape[0] for p in blocks], [p.slots for p in blocks]
         d_slots = _scratch.take("slots", n_slots, features.shape[1], like=features)
         d_r = features.new_empty(n_slots)
         d_y = [features.new_empty(n_slots, m) for m in room.degrees]
-        own_grads = zip(*(g.index_select(0, layout.rows).split(rows) for g in grads), strict=True)
+        sizes = [n_atoms * m * n // c for m, n in zip(room.degrees, room.widths, strict=True)]
+        made = call.paths.uncoupled(mixed(grads, [w.T for w in call.mix]), c)
+        made = made.flatten(0, 1).index_select(0, _places(call)[1]).split(sizes)
+        own_grads = zip(
+            *(g.view(n_atoms, m, -1).split(rows) for g, m in zip(made, room.degrees, strict=True)), strict=True
+        )
         outs = zip(*(d.split(slots) for d in (d_slots, d_r, *d_y)), strict=True)
-        weights, harmonic = call.terms.both(call.table, slots), room.harmonics(harmonics, blocks)
-        parts = zip(blocks, layout.senders.split(slots), weights, harmonic, own_grads, outs, strict=True)
-        for block, sender, w, ys, ds, (to_h, to_r, *to_y) in parts:
-            torch.index_select(features, 0, sender, out=block.h)
-            w = w.view(block.slots, 2, -1, 1, c)
-            block.multiply(w.select(1, 0).split(room.members, 1))
+        senders, terms = call.sites.layout.senders.split(slots), call.terms.split(slots)
+        parts = zip(blocks, senders, terms, room.harmonics(harmonics, blocks), own_grads, outs, strict=True)
+        for block, sender, term, ys, ds, (to_h, to_r, *to_y) in parts:
+            block.fill(features, sender, term, call, slopes=True)
             for y, d, x, u, to in zip(ys, ds, block.x, block.u, to_y, strict=True):
                 torch.bmm(y.transpose(1, 2), d, out=u)
                 torch.bmm(x, d.transpose(1, 2), out=to.view(*block.shape, -1))
-            block.pull(w.unbind(2))
-            value, slope = block.both.unbind(1)
+            value, slope = block.pull()
             to_h.copy_(value)
             torch.sum(slope.mul_(block.h), 1, out=to_r)
         return _to_senders(d_slots, call.sites), d_r, torch.cat(d_y, 1), None
+
+
+def _places(call: _Call) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+    """Where G's rows (l2, row, m2, path, m1) are found for each atom in the order of results, and the inverse."""
+    paths, made = call.paths, call.sites.made
+    key = "places", paths.l_sender, paths.l_harmonic, paths.l_result
+    if key not in made:
+        atoms = _inverse(call.sites)
+        sizes = torch.tensor([(2 * l2 + 1) * paths.width(l2) for l2 in range(paths.l_harmonic + 1)])
+        each, before = sizes.repeat_interleave(sizes), (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        within = before * (len(atoms) - 1) + torch.arange(len(each))
+        first, size = (t.index_select(0, paths.order).to(atoms.device) for t in (within, each))
+        to = (first + atoms.unsqueeze(1) * size).flatten()
+        made[key] = to, torch.argsort(to)
+    return made[key]
 
 
 def _inverse(sites: Sites) -> Int[Tensor, " atoms"]:

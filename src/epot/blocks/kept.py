@@ -28,7 +28,7 @@ class Kept:
 
     def of(self, module: nn.Module, make: Callable[[], Made], key: Hashable = None) -> Made:
         """``make()``, without history, or what it gave when the module's parameters and buffers were the same."""
-        return self.by(_tensors(module), make, key)
+        return self.by(tensors_of(module), make, key)
 
     def by(self, tensors: Iterable[Tensor], make: Callable[[], Made], key: Hashable = None) -> Made:
         """``make()``, without history, or what it gave when these tensors were the same."""
@@ -48,12 +48,12 @@ class Kept:
         return Kept, ()
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
+def tensors_of(module: nn.Module) -> list[Tensor]:
     """All parameters and buffers, those shared by modules more than once: in less time than their iterators take."""
     found = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
     for child in module._modules.values():
         if child is not None:
-            found += _tensors(child)
+            found += tensors_of(child)
     return found
 
 

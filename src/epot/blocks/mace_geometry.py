@@ -40,6 +40,7 @@ class Surroundings:
         distances: Å, of each slot.
         harmonics: of the directions from sender to receiver.
         basis: radial functions.
+        embedding: what the features of the first layer are made of.
         numbers: atomic numbers of the elements that the potential knows.
         cutoff_on_radial: the radial network sees the cutoff function.
         by_elements: radial weights depend on the elements of a pair.
@@ -52,13 +53,15 @@ class Surroundings:
         distances: Float[Tensor, " slots"],
         harmonics: Float[Tensor, "slots harmonics"],
         basis: RadialBasis,
+        embedding: Tensor,
         numbers: Sequence[int],
         cutoff_on_radial: bool,
         by_elements: bool,
         once: bool,
     ) -> None:
         self.sites, self.distances, self.harmonics, self.once = sites, distances, harmonics, once
-        self.basis, self.numbers, self.cutoff_on_radial = basis, numbers, cutoff_on_radial
+        self.basis, self.embedding = basis, embedding
+        self.numbers, self.cutoff_on_radial = numbers, cutoff_on_radial
         self.by_elements = by_elements or basis.transform is not None
 
     @cached_property
@@ -78,7 +81,11 @@ class Surroundings:
     @cached_property
     def elements(self) -> Float[Tensor, "slots present"]:
         """Which of the elements that are there each sender is: ones and zeros."""
-        return torch.nn.functional.one_hot(self.species[0], len(self.sites.kinds)).to(self.distances)
+        made, key = self.sites.made, ("elements", self.distances.dtype)
+        if key not in made:
+            with torch.inference_mode(False):
+                made[key] = torch.nn.functional.one_hot(self.species[0], len(self.sites.kinds)).to(self.distances.dtype)
+        return made[key]
 
     @cached_property
     def pairs(self) -> Seen:
@@ -98,10 +105,15 @@ class Surroundings:
             self.sites.made["kinds"] = self.species[0] * n + self.species[1]
         return Knots(on, self.sites.made["kinds"], n * n)
 
+    @cached_property
+    def present(self) -> tuple[int, ...]:
+        """Rows of the elements that are there."""
+        return tuple(self.sites.kinds.tolist())
+
     @property
     def kinds(self) -> tuple[int, ...]:
         """What tables of radial functions are for: the elements that are there, where they depend on them."""
-        return tuple(self.sites.kinds.tolist()) if self.by_elements else ()
+        return self.present if self.by_elements else ()
 
     @cached_property
     def nodes(self) -> Seen:

@@ -28,7 +28,7 @@ from .element_order import Sites
 from .equivariant_messages import Paths, equivariant_messages
 from .equivariant_splines import spline_sums
 from .filter_tables import solver
-from .kept import Kept
+from .kept import Kept, tensors_of
 from .mace_geometry import Seen, Surroundings
 from .neighbor_products import outer
 from .radial_network import RadialNetwork, unit_normal
@@ -91,10 +91,16 @@ class Interaction(nn.Module):
         """
         norm = self._norm(around)
         a = [x / norm for x in self.sums(h, around)] if norm.dim() else self.sums(h, around, norm)
-        skip, counts = self.skip.index_select(1, around.sites.kinds), around.sites.present
+        maps = self._skips(around), around.sites.present, around.once
         if self.kind in ("agnostic", "density"):
-            return mixed_by_element(a, skip, counts), []
-        return a, mixed_by_element(h, skip, counts)
+            return mixed_by_element(a, *maps), []
+        return a, mixed_by_element(h, *maps)
+
+    def _skips(self, around: Surroundings) -> list[tuple[Float[Tensor, "channels out"], ...]]:
+        """For each degree the weights of the elements that are there."""
+        kinds = around.sites.kinds
+        make = lambda: [each.unbind() for each in self.skip.index_select(1, kinds).unbind()]  # noqa: E731
+        return self._kept.by([self.skip], make, ("skip", *around.present)) if around.once else make()
 
     def hidden(self, seen: Seen) -> Float[Tensor, "distances K"]:
         """H."""
@@ -112,19 +118,20 @@ class Interaction(nn.Module):
 
     def sums(self, h: list[Tensor], around: Surroundings, norm: Tensor | None = None) -> list[Tensor]:
         """Sums over neighbors of each degree, channels mixed, divided by a number ``norm``."""
-        mix = [w if norm is None else w / norm for w in self.mix]
         if self.first and not around.compiled:
-            return self._from_elements(h, mix, around)
-        sent = joined(mixed(h, self.up)).flatten(1)
+            return self._from_elements(h, norm, around)
+        make = lambda: [w if norm is None else w / norm for w in self.mix]  # noqa: E731
+        mix = self._kept.by([*self.mix, self.neighbors.factor], make, "mix") if around.once else make()
+        sent = joined(mixed(h, self.up.unbind(), around.once)).flatten(1)
         where = around.harmonics, around.sites
         if around.compiled:
             call = *where, self.paths.scheme, around.knots
             found = spline_messages(sent, self._table(around), around.distances, *call)
         elif around.once:
-            found = spline_sums(sent, self._table(around), around.distances, *where, self.paths, around.terms)
+            return spline_sums(sent, self._table(around), around.distances, *where, self.paths, around.terms, mix)
         else:
             found = equivariant_messages(sent, self.hidden(around.pairs), self.combined(), *where, self.paths)
-        return mixed(found, mix)
+        return mixed(found, mix, around.once)
 
     def _coefficients(self, around: Surroundings) -> Float[Tensor, "rows K"]:
         """Of the splines of H, those of a kind of pair after those of another."""
@@ -134,7 +141,7 @@ class Interaction(nn.Module):
 
     def _radial_state(self, around: Surroundings) -> list[Tensor]:
         """What tables of radial functions are made of."""
-        return [t for module in (self, around.basis) for t in (*module.parameters(), *module.buffers())]
+        return tensors_of(self) + tensors_of(around.basis)
 
     def _table(self, around: Surroundings) -> Float[Tensor, "rows paths_channels"]:
         """Coefficients of the splines of all radial weights."""
@@ -157,26 +164,37 @@ class Interaction(nn.Module):
         table, weight = self._kept.by(self._radial_state(around), make, ("few", around.kinds))
         return around.interpolated(table), weight
 
-    def _from_elements(self, h: list[Tensor], mix: list[Tensor], around: Surroundings) -> list[Tensor]:
+    def _from_elements(self, h: list[Tensor], norm: Tensor | None, around: Surroundings) -> list[Tensor]:
         """The first layer: a sender's scalars are those of its element, so sums over neighbors come first.
 
         ``D_i[lm, Z, k] = sum_{j of Z} Y_ij[lm] H_ij[k]``, then one matrix product for each degree, with everything
         that is linear in it: the element's features, W and the mixing of channels.
         """
-        sites, degrees = around.sites, len(mix)
-        first = torch.tensor([0, *sites.present[:-1]], device=around.distances.device).cumsum(0)
-        scalars = h[0].squeeze(1).index_select(0, first) @ self.up[0]  # elements, edge channels
         hidden, radial = self._radial(around)
         arms = (around.harmonics.unsqueeze(-1) * around.elements.unsqueeze(-2)).flatten(1)
-        sums = outer(arms, hidden, sites.layout)
-        parts = sums.split([(2 * n + 1) * scalars.shape[0] for n in range(degrees)], 1)
-        folded = []
-        for own, weight, w in zip(
-            self.paths.by_result, radial.view(-1, degrees, self.n_edge).unbind(1), mix, strict=True
-        ):
+        sums = outer(arms, hidden, around.sites.layout)
+        degrees, n_elements = len(self.mix), around.elements.shape[1]
+        parts = sums.split([(2 * n + 1) * n_elements for n in range(degrees)], 1)
+        parts = [d.reshape(len(d), 2 * n + 1, -1) for n, d in enumerate(parts)]
+        make = lambda: self._folded(h[0].squeeze(1), radial, norm, around.sites)  # noqa: E731
+        if not around.once:
+            return mixed(parts, make())
+        state = [*self._radial_state(around), around.embedding]
+        return mixed(parts, self._kept.by(state, make, ("folded", *around.present)), once=True)
+
+    def _folded(
+        self, scalars: Float[Tensor, "atoms channels"], radial: Tensor, norm: Tensor | None, sites: Sites
+    ) -> list[Float[Tensor, "_ _"]]:
+        """What makes A of D, for each degree."""
+        first = torch.tensor([0, *sites.present[:-1]], device=scalars.device).cumsum(0)
+        sent = (scalars.index_select(0, first) @ self.up[0]).unsqueeze(1)  # elements, 1, edge channels
+        found = []
+        weights = radial.view(-1, len(self.mix), self.n_edge).unbind(1)
+        for own, weight, w in zip(self.paths.by_result, weights, self.mix, strict=True):
             factor = self.paths.coefficients(own[0], weight)[0, 0]
-            folded.append((factor * scalars.unsqueeze(1) * weight).flatten(0, 1) @ w)  # (elements, k), channels
-        return mixed([d.reshape(len(d), 2 * n + 1, -1) for n, d in enumerate(parts)], folded)
+            mix = w if norm is None else w / norm
+            found.append((factor * sent * weight).flatten(0, 1) @ mix)  # (elements, k), channels
+        return found
 
     def _norm(self, around: Surroundings) -> Tensor:
         """What A is divided by."""

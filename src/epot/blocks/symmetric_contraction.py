@@ -27,6 +27,7 @@ from .kept import Kept
 
 CHUNK = 3500  # atoms times channels: about 8 MB in float32
 ATOMS = 512
+MANY = 500  # compositions whose atoms are kept in order
 
 Chunk = tuple[slice, slice, list[kernels.Part]]
 """Channels, atoms, and which of these atoms are which element."""
@@ -71,6 +72,7 @@ class SymmetricContraction(nn.Module):
         )
         self._kept = Kept()
         self._on: tuple[object, kernels.Tables] | None = None
+        self._fills: dict[object, tuple[Tensor, Tensor, Tensor]] = {}
 
     def forward(
         self, features: Float[Tensor, "components channels atoms"], counts: Sequence[int], once: bool = False
@@ -95,6 +97,45 @@ class SymmetricContraction(nn.Module):
         weights = self._constant(t) if once else self._coefficients(t)
         made = _Contract.apply(features, weights, tuple(counts), t, once)
         return list(made.split([2 * n + 1 for n in self.l_out]))
+
+    def of_atoms(
+        self, features: Float[Tensor, "atoms components channels"], counts: Sequence[int], once: bool = False
+    ) -> list[Float[Tensor, "atoms outputs channels"]]:
+        """The same with atoms first.
+
+        With ``once`` the elements of a few atoms are contracted together, as if they were channels, each with as many
+        atoms as the most frequent has: products of four elements take four times as many calls, which is longer.
+        """
+        fill = self._fill(tuple(counts), features.device) if once else None
+        if fill is None:
+            made = self(features.permute(1, 2, 0).contiguous(), counts, once)
+            return [b.permute(2, 0, 1) for b in made]
+        pad, places, present = fill
+        t = self._tables(features)
+        make = lambda: self._coefficients(t).index_select(0, present).flatten(0, 1).unsqueeze(0)  # noqa: E731
+        weights = self._kept.by(self.weights, make, tuple(counts))
+        n, c = len(present), features.shape[2]
+        each = features.index_select(0, pad).view(n, -1, *features.shape[1:])  # element, atom, component, channel
+        made = _Contract.apply(each.permute(2, 0, 3, 1).flatten(1, 2), weights, (each.shape[1],), t, True)
+        back = made.view(len(made), n, c, -1).permute(1, 3, 0, 2).flatten(0, 1).index_select(0, places)
+        return list(back.split([2 * n + 1 for n in self.l_out], 1))
+
+    def _fill(self, counts: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Atoms of each element, the first of it once more where it has fewer; where each atom is then; elements."""
+        present = [z for z, n in enumerate(counts) if n]
+        if len(present) < 2 or len(present) * max(counts) * self.n_channels > CHUNK:
+            return None
+        key = counts, device
+        if key not in self._fills:
+            if len(self._fills) > MANY:
+                self._fills.clear()
+            first = [0, *accumulate(counts)]
+            with torch.inference_mode(False):
+                rows = torch.arange(max(counts), device=device)
+                pad = torch.cat([torch.where(rows < counts[z], rows, 0) + first[z] for z in present])
+                places = torch.cat([rows[: counts[z]] + k * len(rows) for k, z in enumerate(present)])
+                self._fills[key] = pad, places, torch.tensor(present, device=device)
+        return self._fills[key]
 
     @property
     def tables(self) -> kernels.Tables:
@@ -126,7 +167,7 @@ class SymmetricContraction(nn.Module):
         return self._on[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_on": None}
+        return self.__dict__ | {"_on": None, "_fills": {}}
 
 
 def _chunks(counts: tuple[int, ...], channels: int, device: torch.device) -> Iterator[Chunk]:

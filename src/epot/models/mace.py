@@ -68,10 +68,9 @@ class Product(nn.Module):
             weights = list(self.powers.weights)
             make = lambda: sparse_contraction.coefficients(self._terms, weights, kinds)  # noqa: E731
             k = self._kept.by(weights, make, tuple(kinds.tolist())) if once else make()
-            return mixed(sparse_contraction.contracted(a, k, self._terms, species), self.mix)
+            return mixed(sparse_contraction.contracted(a, k, self._terms, species), self.mix.unbind(), once)
         counts = (len(a[0]),) if self.agnostic else sites.counts
-        made = self.powers(joined(a).permute(1, 2, 0).contiguous(), counts, once)
-        return mixed([b.permute(2, 0, 1) for b in made], self.mix)
+        return mixed(self.powers.of_atoms(joined(a), counts, once), self.mix.unbind(), once)
 
 
 class MACE(Potential):
@@ -257,5 +256,5 @@ class MACE(Potential):
         sites = by_element(graph, near.layout, self.embedding.rows(graph.numbers), self.elements)
         harmonics = spherical_harmonics(-near.directions, self.max_ell)  # of r_i - r_j, receiver less sender
         by_elements = "nonlinear" in (self.interaction, self.interaction_first)
-        radial = self.basis, self.elements, self.cutoff_on_radial, by_elements
+        radial = self.basis, self.embedding.weight, self.elements, self.cutoff_on_radial, by_elements
         return Surroundings(sites, near.distances, harmonics, *radial, graph.first_order), embedded
