@@ -56,12 +56,21 @@ GROUPS = {
     "loss": {k: descend(loss=k) for k in ("mse", "norm", "huber")},
     "offsets": {"by composition": {}, MEAN: {"offsets": {"method": MEAN}}},
     "radial": {"8 functions, p = 5": {}, "16 functions, p = 6": {"model": {"n_radial": 16, "cutoff_power": 6}}},
+    "blocks": {
+        "agnostic, residual": {},
+        "residual, both": {"model": {"interaction_first": "residual"}},
+        "divided by a density": {"model": {"interaction_first": "density", "interaction": "density_residual"}},
+        "nonlinear, gated": {
+            "model": {"interaction_first": "nonlinear", "interaction": "nonlinear", "cutoff_on_radial": False}
+        },
+    },
+    "network": {"[64, 64]": {}, "[64, 64, 64]": {"model": {"radial_mlp": [64, 64, 64]}}},
     "features": {"as they are": {}, "unit root mean squares": {"model": {"feature_norm": True}}},
     "polish": {"none": {}, "L-BFGS": descend(polish=300)},
     "batch": {f"{n} molecules": descend(batch_atoms=27 * n) for n in (2, 5, 9)},
     "couplings": {"reduced": {}, "iterated": {"model": {"reduced_couplings": False}}},
 }  # fmt: skip
-ONLY_MACE = ("radial rate", "radial", "features", "couplings")
+ONLY_MACE = ("radial rate", "radial", "blocks", "network", "features", "couplings")
 
 
 def seconds(text):

@@ -90,6 +90,8 @@ class Interaction(nn.Module):
             around: the geometry.
         """
         norm = self._norm(around)
+        if self.first and self.kind == "agnostic" and around.once and not around.compiled:
+            return self._from_elements(h, norm, around, self._skips(around)), []
         a = [x / norm for x in self.sums(h, around)] if norm.dim() else self.sums(h, around, norm)
         maps = self._skips(around), around.sites.present, around.once
         if self.kind in ("agnostic", "density"):
@@ -164,11 +166,18 @@ class Interaction(nn.Module):
         table, weight = self._kept.by(self._radial_state(around), make, ("few", around.kinds))
         return around.interpolated(table), weight
 
-    def _from_elements(self, h: list[Tensor], norm: Tensor | None, around: Surroundings) -> list[Tensor]:
+    def _from_elements(
+        self,
+        h: list[Tensor],
+        norm: Tensor | None,
+        around: Surroundings,
+        skips: Sequence[Sequence[Tensor]] | None = None,
+    ) -> list[Tensor]:
         """The first layer: a sender's scalars are those of its element, so sums over neighbors come first.
 
         ``D_i[lm, Z, k] = sum_{j of Z} Y_ij[lm] H_ij[k]``, then one matrix product for each degree, with everything
-        that is linear in it: the element's features, W and the mixing of channels.
+        that is linear in it: the element's features, W and the mixing of channels, and with ``skips`` the weights of
+        the receiver's element, too.
         """
         hidden, radial = self._radial(around)
         arms = (around.harmonics.unsqueeze(-1) * around.elements.unsqueeze(-2)).flatten(1)
@@ -179,8 +188,11 @@ class Interaction(nn.Module):
         make = lambda: self._folded(h[0].squeeze(1), radial, norm, around.sites)  # noqa: E731
         if not around.once:
             return mixed(parts, make())
-        state = [*self._radial_state(around), around.embedding]
-        return mixed(parts, self._kept.by(state, make, ("folded", *around.present)), once=True)
+        state, key = [*self._radial_state(around), around.embedding], ("folded", *around.present)
+        if skips is None:
+            return mixed(parts, self._kept.by(state, make, key), once=True)
+        each = lambda: [[w @ own for own in each] for w, each in zip(make(), skips, strict=True)]  # noqa: E731
+        return mixed_by_element(parts, self._kept.by(state, each, key), around.sites.present, once=True)
 
     def _folded(
         self, scalars: Float[Tensor, "atoms channels"], radial: Tensor, norm: Tensor | None, sites: Sites
