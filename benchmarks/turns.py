@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -36,6 +37,10 @@ class Worker:
             raise SystemExit(f"The worker {self.name} ended: see its messages above.")
         return json.loads(line)
 
+    def memory(self):
+        """Peak so far, MB: Python, the package and the largest case."""
+        return self.times(None, 0.0)
+
     def close(self):
         self.process.stdin.close()
         self.process.wait()
@@ -50,6 +55,9 @@ def serve(make, threads):
     made = {}
     for line in sys.stdin:
         case, seconds = json.loads(line)
+        if case is None:
+            print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), file=answers, flush=True)
+            continue
         if case not in made:
             made[case] = make(case)
             for _ in range(2 if made[case] else 0):
@@ -64,7 +72,7 @@ def serve(make, threads):
 
 
 def compare(workers, cases, rounds=3, seconds=1.0):
-    """Time every case in every worker, in turn; print the fastest and the median, and ratios to the first worker.
+    """Time every case in every worker, in turn; print the fastest, the median, ratios to the first worker, memory.
 
     Returns:
         ``{case: {worker: fastest ms}}``.
@@ -82,6 +90,7 @@ def compare(workers, cases, rounds=3, seconds=1.0):
                 middle = sorted(times)[len(times) // 2]
                 ratio = "" if name == workers[0].name else f"   {min(times) / ours:7.2f} x ours"
                 print(f"{case:36s} {name:10s} {min(times):9.2f} ms, median {middle:9.2f}{ratio}", flush=True)
+    print("peak memory, MB: " + ", ".join(f"{w.name} {w.memory():.0f}" for w in workers), flush=True)
     return best
 
 

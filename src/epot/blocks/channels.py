@@ -64,15 +64,14 @@ class _Constant(torch.autograd.Function):
     def forward(
         ctx: Any, weights: Sequence[Sequence[Tensor]], counts: Sequence[int], *features: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.weights, ctx.counts = weights, counts
-        return tuple(_through(x, each, counts) for x, each in zip(features, weights, strict=False))
+        ctx.weights, ctx.counts = weights[: len(features)], counts
+        return tuple(_through(x, each, counts) for x, each in zip(features, ctx.weights, strict=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         turned = [[w.t() for w in each] for each in ctx.weights]
-        found = [_through(g, each, ctx.counts) for g, each in zip(grads, turned, strict=True)]
-        return None, None, *found, *[None] * (len(ctx.needs_input_grad) - 2 - len(found))
+        return None, None, *(_through(g, each, ctx.counts) for g, each in zip(grads, turned, strict=True))
 
 
 def _through(x: Tensor, each: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
