@@ -290,7 +290,7 @@ def _places(call: _Call) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
         within = before * (len(atoms) - 1) + torch.arange(len(each))
         first, size = (t.index_select(0, paths.order).to(atoms.device) for t in (within, each))
         to = (first + atoms.unsqueeze(1) * size).flatten()
-        made[key] = to, torch.argsort(to)
+        made[key] = to, torch.empty_like(to).index_copy_(0, to, torch.arange(len(to), device=to.device))
     return made[key]
 
 
