@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from epot.blocks import kept
 from epot.blocks.kept import Kept
 
 
@@ -152,3 +153,17 @@ def test_made_in_inference_mode_serves_outside(module):
     (module() @ x).sum().backward()
     assert x.grad is not None
     assert module.made == 1
+
+
+def test_keys_do_not_gather(module):
+    """The one that was not asked for longest goes first. Control: it is made again."""
+    for key in range(3 * kept.MOST):
+        module(key)
+        module("always")
+    assert len(module.kept._held) == kept.MOST
+    made = module.made
+    module("always")
+    module(3 * kept.MOST - 1)
+    assert module.made == made == 3 * kept.MOST + 1
+    module(0)
+    assert module.made == made + 1

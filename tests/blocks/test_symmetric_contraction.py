@@ -170,3 +170,11 @@ def test_few_atoms_of_several_elements(counts):
     with torch.no_grad():
         module.weights[0].mul_(2)  # what was kept is made again
     assert (module.of_atoms(a, counts, once=True)[0] - together[0]).abs().max() > 1e-3
+
+
+def test_few_atoms_of_many_compositions():
+    """Coefficients are kept for each set of elements, not for each composition."""
+    module = made(4, 3, 2, (0,), 2, True)
+    for n in range(1, 9):
+        module.of_atoms(torch.randn(n + 1, 9, 3, dtype=torch.float64), (n, 0, 1, 0), once=True)
+    assert list(module._kept._held) == [(0, 2)]

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..typing import Tensor
 
+MOST = 32  # results of one keeper: a data set has many sets of elements
 Made = TypeVar("Made")
 _State = tuple[Tensor, int, Tensor]
 """A tensor, how often it had been changed, and its memory, which nothing else can be given while it is held here."""
@@ -33,12 +34,15 @@ class Kept:
     def by(self, tensors: Iterable[Tensor], make: Callable[[], Made], key: Hashable = None) -> Made:
         """``make()``, without history, or what it gave when these tensors were the same."""
         listed = list(tensors)
-        held = self._held.get(key)
+        held = self._held.pop(key, None)
         if held is None or len(held[0]) != len(listed) or not all(map(_same, listed, held[0])):
             if any(t.is_inference() for t in listed):  # these do not count their changes
                 return make()
             with torch.inference_mode(False), torch.no_grad():  # in this order: the first switches gradients on
-                held = self._held[key] = ([(t, t._version, t.detach()) for t in listed], make())
+                held = [(t, t._version, t.detach()) for t in listed], make()
+        self._held[key] = held  # the last to go
+        if len(self._held) > MOST:
+            self._held.pop(list(self._held)[0], None)
         return held[1]
 
     def __deepcopy__(self, memo: object) -> Kept:

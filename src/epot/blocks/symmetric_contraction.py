@@ -72,7 +72,7 @@ class SymmetricContraction(nn.Module):
         )
         self._kept = Kept()
         self._on: tuple[object, kernels.Tables] | None = None
-        self._fills: dict[object, tuple[Tensor, Tensor, Tensor]] = {}
+        self._fills: dict[object, tuple[Tensor, Tensor, list[int]]] = {}
 
     def forward(
         self, features: Float[Tensor, "components channels atoms"], counts: Sequence[int], once: bool = False
@@ -112,15 +112,15 @@ class SymmetricContraction(nn.Module):
             return [b.permute(2, 0, 1) for b in made]
         pad, places, present = fill
         t = self._tables(features)
-        make = lambda: self._coefficients(t).index_select(0, present).flatten(0, 1).unsqueeze(0)  # noqa: E731
-        weights = self._kept.by(self.weights, make, tuple(counts))
+        make = lambda: self._coefficients(t)[present].flatten(0, 1).unsqueeze(0)  # noqa: E731
+        weights = self._kept.by(self.weights, make, tuple(present))
         n, c = len(present), features.shape[2]
         each = features.index_select(0, pad).view(n, -1, *features.shape[1:])  # element, atom, component, channel
         made = _Contract.apply(each.permute(2, 0, 3, 1).flatten(1, 2), weights, (each.shape[1],), t, True)
         back = made.view(len(made), n, c, -1).permute(1, 3, 0, 2).flatten(0, 1).index_select(0, places)
         return list(back.split([2 * n + 1 for n in self.l_out], 1))
 
-    def _fill(self, counts: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _fill(self, counts: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, list[int]] | None:
         """Atoms of each element, the first of it once more where it has fewer; where each atom is then; elements."""
         present = [z for z, n in enumerate(counts) if n]
         if len(present) < 2 or len(present) * max(counts) * self.n_channels > CHUNK:
@@ -134,7 +134,7 @@ class SymmetricContraction(nn.Module):
                 rows = torch.arange(max(counts), device=device)
                 pad = torch.cat([torch.where(rows < counts[z], rows, 0) + first[z] for z in present])
                 places = torch.cat([rows[: counts[z]] + k * len(rows) for k, z in enumerate(present)])
-                self._fills[key] = pad, places, torch.tensor(present, device=device)
+                self._fills[key] = pad, places, present
         return self._fills[key]
 
     @property
