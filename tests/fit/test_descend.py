@@ -129,6 +129,25 @@ def test_a_budget_of_time_ends_the_schedule(toynet, molecules):
     assert epochs(st)[-1]["learning_rate"] < 2e-3
 
 
+def test_time_that_runs_out_between_epochs_makes_no_empty_one(toynet, molecules, monkeypatch):
+    from epot.fit.loop import Loop
+
+    over, late = Loop.over, []
+
+    def asked(self, n_batches):
+        why = over(self, n_batches)
+        late.extend([True] if why is None and self.at.epoch == 2 else [])
+        return why
+
+    monkeypatch.setattr(Loop, "over", asked)
+    monkeypatch.setattr(Loop, "elapsed", lambda self: 10.0 if late else 0.0)
+    st = state(toynet, molecules(12))
+    Descend(**settings(epochs=None, max_time=1.0, batch_atoms=6)).run(st)
+    assert late
+    assert st.journal.lines[-1]["why"] == "its time is up"
+    assert [line["epoch"] for line in epochs(st)] == [1, 2]
+
+
 def test_a_loss_that_blows_up_stops_it_clearly_with_a_finite_model(toynet, molecules, monkeypatch):
     from epot.fit import schedule
 

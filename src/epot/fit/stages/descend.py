@@ -266,7 +266,9 @@ class Descend(Stage):
                     shown.note(f"epoch 1  loss {value:.3g}")
                 if loop.at.batch < len(batches):
                     loop.maybe_save()
-            facts = loop.finish_epoch(max(loop.at.batch, 1))
+            if not loop.at.batch:  # time ran out before the epoch's first batch
+                continue
+            facts = loop.finish_epoch(loop.at.batch)
             loop.maybe_save()
             shown.note(_line(facts))
             if log is not None:
