@@ -8,8 +8,8 @@ Every run fits to 450 of the 500 structures at 300 K (``train_300K``) for ``--ma
 the other 50 validate. Choose by the validation columns: the last three are of the derived tests at 300, 600 and 1200 K
 and are printed to show what a choice was worth. Energies are RMSE of the molecule in meV, forces RMSE in meV/Å: mean
 and standard deviation over the seeds; ``change`` is the mean of the differences of the validation score from the base,
-seed by seed, in percent, with its standard error. The score is the one by which a fit chooses its best epoch: root
-mean square errors of energies per atom and of forces, each over the spread of its labels.
+seed by seed, in percent, with its standard error. The score is the one by which a fit chooses its best epoch, of the
+finished potential: root mean square errors of energies per atom and of forces, each over the spread of its labels.
 
 Each run has a folder of its own under ``--out`` and goes on there if it was interrupted; what is finished stands in
 ``results.jsonl`` and is not run again. Wall time compares nothing on a machine with other work (look at the steps);
@@ -18,6 +18,7 @@ first, so that a table of one seed is complete before the second begins.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -69,6 +70,14 @@ GROUPS = {
     "polish": {"none": {}, "L-BFGS": descend(polish=300)},
     "batch": {f"{n} molecules": descend(batch_atoms=27 * n) for n in (2, 5, 9)},
     "couplings": {"reduced": {}, "iterated": {"model": {"reduced_couplings": False}}},
+    "energy weight": {f"{weight:g}": descend(energy_weight=weight) for weight in (0.1, 10.0)},
+    "scale": {"in the readout's weights": {}, "learned, of each element": {"scaled": True}},
+    "perturbed": {"no": {}, "each once more, 0.002 Å away": {"moved": 0.002}},
+    "members": {
+        "one": {},
+        "3 snapshots, with restarts": {"members": 3, "restart": True},
+        "3 fits, a third each": {"members": 3},
+    },
 }  # fmt: skip
 ONLY_MACE = ("radial rate", "radial", "blocks", "network", "features", "couplings")
 
@@ -93,7 +102,8 @@ def settings_of(args, change):
     length = {"max_time": seconds(args.max_time)} if args.epochs is None else {"epochs": args.epochs}
     stages["descend"] = length | stages["descend"]
     stages["descend"].setdefault("learning_rate", RATES[stages["descend"]["optimizer"]])
-    return {"model": model, "stages": json.loads(json.dumps(stages))}
+    more = {k: change[k] for k in ("scaled", "moved", "members", "restart") if k in change}
+    return {"model": model, "stages": json.loads(json.dumps(stages))} | more
 
 
 def mean_energies(train):
@@ -102,6 +112,74 @@ def mean_energies(train):
 
     mean = statistics.fmean(s.energy / len(s.numbers) for s in train)
     return {"method": "given", "values": {SYMBOLS[z]: mean for z in sorted(set(train.elements))}}
+
+
+def scaled(body):
+    """A potential's energies, times a learned number for each element."""
+    import torch
+
+    from epot.potential import Output, Potential
+
+    class Scaled(Potential):
+        def __init__(self, body):
+            super().__init__()
+            self.body, self.cutoff, self.elements = body, body.cutoff, body.elements
+            self.factors = torch.nn.Parameter(torch.ones(120))
+
+        def forward(self, graph):
+            found = self.body(graph)
+            factors = self.factors[graph.numbers]
+            return Output(found.energy * factors, features=found.features * factors[:, None])
+
+        def config(self):
+            return {"scaled": self.body.config()}
+
+    return Scaled(body)
+
+
+def mean_of(potentials):
+    """The mean of several potentials."""
+    import torch
+
+    from epot.potential import Output, Potential
+
+    class Mean(Potential):
+        def __init__(self, potentials):
+            super().__init__()
+            self.each = torch.nn.ModuleList(potentials)
+            self.cutoff, self.elements = potentials[0].cutoff, potentials[0].elements
+
+        def forward(self, graph):
+            return Output(torch.stack([one(graph).energy for one in self.each]).mean(0))
+
+    return Mean(potentials)
+
+
+def score(errors, train):
+    """The number by which a fit chooses its best epoch; all structures are of one composition."""
+    import numpy as np
+
+    from epot.fit import metrics
+    from epot.fit.stages.offsets import spreads
+
+    scales = spreads(train, np.zeros(120))
+    of_each = {"energy_rmse": errors["energy"] / len(train[0]), "forces_rmse": errors["forces"]}
+    return metrics.score({k: v / 1000 for k, v in of_each.items()}, scales)
+
+
+def with_moved(train, distance, seed):
+    """The structures, and each once more with its atoms moved; to first order forces stay, and tell the energy."""
+    import numpy as np
+
+    from epot.data.dataset import Dataset
+
+    random = np.random.default_rng([seed, 11])
+    moves = [random.normal(scale=distance, size=s.positions.shape) for s in train]
+    new = [
+        s.replace(positions=s.positions + move, energy=s.energy - float((s.forces * move).sum()))
+        for s, move in zip(train, moves, strict=True)
+    ]
+    return Dataset([*train, *new], train.provenance)
 
 
 def run(args, settings, seed, folder):
@@ -117,21 +195,34 @@ def run(args, settings, seed, folder):
     stages = dict(settings["stages"])
     if stages.get("offsets", {}).get("method") == MEAN:
         stages["offsets"] = mean_energies(train)
-    potential = build_potential(settings["model"], sorted(set(train.elements)), seed, [train, valid])
-    plan = build_stages(None, potential, False, stages)
+    if "moved" in settings:
+        train = with_moved(train, settings["moved"], seed)
+    members, n_members, potential, steps = [], settings.get("members", 1), None, 0
+    if n_members > 1:
+        length = {k: v // n_members for k, v in stages["descend"].items() if k in ("max_time", "epochs")}
+        stages["descend"] = stages["descend"] | length
     began, spent = time.monotonic(), time.process_time()
-    state = fit(potential, train, valid=valid, stages=plan, folder=folder, seed=seed, device=args.device)
+    for member in range(n_members):
+        own = seed + 100 * member
+        if potential is None or not settings.get("restart"):
+            potential = build_potential(settings["model"], sorted(set(train.elements)), own, [train, valid])
+        if "scaled" in settings:
+            potential.terms["body"] = scaled(potential.terms["body"])
+        plan = build_stages(None, potential, False, stages)
+        kept = folder if n_members == 1 and "scaled" not in settings else None  # what no file can hold
+        state = fit(potential, train, valid=valid, stages=plan, folder=kept, seed=own, device=args.device)
+        members.append(copy.deepcopy(state.potential))
+        steps += [line["step"] for line in state.journal.lines if line["event"] == "epoch"][-1]
+    made = mean_of(members) if n_members > 1 else state.potential
     cost = {"seconds_fit": time.monotonic() - began, "processor_seconds": time.process_time() - spent}
     tests = {} if args.no_tests else suite.tests
     sets = {"valid": valid} | {name: read(str(args.data / file)) for name, file in tests.items()}
     errors = {}
     for name, data in sets.items():
-        found = evaluate(state.potential, state.about, data, uncertainty=False, device=args.device).all
+        found = evaluate(made, state.about, data, uncertainty=False, device=args.device).all
         errors[name] = {k: found[k]["rmse"] for k in ("energy", "forces")}
-    epochs = [line for line in state.journal.lines if line["event"] == "epoch"]
-    ended = [line for line in state.journal.lines if line["event"] in ("descended", "polished")]
-    facts = {"steps": epochs[-1]["step"], "epochs": epochs[-1]["epoch"], "score": ended[-1]["score"]}
-    facts |= {"parameters": sum(p.numel() for p in potential.parameters()), "machine": platform.node()}
+    facts = {"steps": steps, "score": score(errors["valid"], bench.split(suite, args.data, args.n_train, seed)[0])}
+    facts |= {"parameters": sum(p.numel() for p in made.parameters()), "machine": platform.node()}
     return facts | {k: round(v, 2) for k, v in cost.items()} | {"errors": errors}
 
 

@@ -54,7 +54,7 @@ def test_arguments_of_a_model(app, name):
 
 
 def test_an_error_of_ours_is_a_message_and_exit_code_1():
-    done = subprocess.run([sys.executable, "-m", "epot.cli.main", "models", "painnn"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "epot", "models", "painnn"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("epot: There is no model called 'painnn'")
     assert "Traceback" not in done.stderr

@@ -38,7 +38,3 @@ def main() -> None:
     except EpotError as why:
         print(f"epot: {why}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    main()
