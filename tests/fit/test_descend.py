@@ -87,10 +87,27 @@ def test_energies_of_free_atoms_stay(toynet, molecules):
     st.about["fit"]["offsets"]["method"] = "isolated"
     before = offsets_of(st.potential).energies.clone()
     assert not Descend(**settings()).centers(st)
+    assert Descend(**settings()).holds(st)
+    assert not Descend(**settings(centered=False)).holds(st)
     Descend(**settings(epochs=2)).run(st)
     assert torch.equal(offsets_of(st.potential).energies, before)
     st.about["fit"]["offsets"]["method"] = "regression"
     assert Descend(**settings()).centers(st)
+
+
+def test_energies_that_are_far_off_do_not_hold_up_forces(toynet, molecules):
+    """Energies per element 2 eV wrong: the constant waits and is made up for in the end; at its full weight from the
+    start it costs forces."""
+    end: dict[bool | None, dict[str, float]] = {}
+    for centered in (None, False):
+        st = state(toynet, molecules(40), molecules(8, 1))
+        st.about["fit"]["offsets"]["method"] = "given"
+        offsets_of(st.potential).energies.add_(2.0)
+        Descend(**settings(epochs=40, centered=centered, energy_weight=10.0)).run(st)
+        end[centered] = epochs(st)[-1]
+        first = epochs(st)[0]["valid_energy_rmse"]
+    assert end[None]["valid_forces_rmse"] < 0.9 * end[False]["valid_forces_rmse"]
+    assert end[None]["valid_energy_rmse"] < 0.1 * first
 
 
 def test_a_free_constant_needs_energies_per_element(toynet, molecules):

@@ -81,7 +81,7 @@ class Loop:
         )
         self.potential = state.potential.to(state.device).train()
         self.committee = is_committee(self.potential)
-        self.centered = stage.centers(state)
+        self.centered, self.held = stage.centers(state), stage.holds(state)
         self.bags = self._bags() if self.committee and stage.bagging < 1 else None
         self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
         name = stage.optimizer or optimizers.own(self.potential)
@@ -145,7 +145,9 @@ class Loop:
             found = member_residuals(made, labels, graph, bags)
         else:
             found = residuals(made, labels, graph)
-        found = centered(found) if self.centered else found
+        if self.centered or self.held:
+            several = graph.sizes[labels.has_energy] > 1
+            found = centered(found, several, 0.0 if self.centered else schedule.common(progress))
         total, parts = self.loss(found, factor)
         if total.requires_grad:
             # the sum over a committee: each member moves as it would alone, also where an optimizer knows a length

@@ -35,6 +35,15 @@ def ramp(progress: float, growth: float, start: float = 0.5) -> float:
     return growth**share
 
 
+COMMON = 1e-3
+"""Share of its weight with which the constant of all energies begins, where energies per element cannot take it up."""
+
+
+def common(progress: float) -> float:
+    """That share, which grows geometrically to 1 at progress 1."""
+    return COMMON ** (1.0 - min(max(progress, 0.0), 1.0))
+
+
 @dataclass
 class Plateau:
     """Halves the learning rate where a smoothed score stops improving.

@@ -64,7 +64,9 @@ class Descend(Stage):
         centered: fit energies up to a constant per atom, which energies per element take up at the end by regression.
             What is common to all energies is the one thing that a network learns worst: every update moves it, by more
             than all errors of their differences. Batches of one structure are left as they are. None for yes where
-            energies per element are of a regression; those of free atoms, or given ones, must stay.
+            energies per element are of a regression. Those of free atoms, or given ones, must stay: there the constant
+            is fitted, but begins with a thousandth of its weight, which it gains by the end. False fits it like
+            everything else.
         energy_growth: what the weight of the energies has grown by at the end.
         growth_start: share of the budget from which it grows.
         ema: decay of the average of the weights; 0 for none.
@@ -192,10 +194,18 @@ class Descend(Stage):
 
     def centers(self, state: FitState) -> bool:
         """Whether a constant per atom is left to the energies per element."""
-        known = state.about.get("fit", {}).get("offsets", {}).get("method") in ("regression", "correct")
+        known = _offsets_method(state) in ("regression", "correct")
+        return self._has_constant(state) and (known if self.centered is None else self.centered)
+
+    def holds(self, state: FitState) -> bool:
+        """Whether that constant is fitted with a weight that grows: energies per element must stay what they are."""
+        fixed = _offsets_method(state) in ("isolated", "given")
+        return self._has_constant(state) and fixed and self.centered is None
+
+    def _has_constant(self, state: FitState) -> bool:
         if self.loss == "nll" or has_variance(state.potential) or is_committee(state.potential):
             return False  # a variance is of the whole error, and each member of a committee has a constant of its own
-        return "energy" in self.used_targets(state) and (known if self.centered is None else self.centered)
+        return "energy" in self.used_targets(state)
 
     def run(self, state: FitState) -> None:
         """Train, or continue an interrupted training."""
@@ -286,6 +296,12 @@ class Descend(Stage):
             yield writer
         finally:
             writer.close()
+
+
+def _offsets_method(state: FitState) -> str | None:
+    """Where energies per element are from."""
+    method: str | None = state.about.get("fit", {}).get("offsets", {}).get("method")
+    return method
 
 
 def _reporting(potential: Potential) -> list[tuple[str, Any]]:
