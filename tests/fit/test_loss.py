@@ -155,9 +155,9 @@ def test_labels_of_forces_go_with_their_errors():
 
 def test_centered_energies_know_no_common_constant():
     """The gradient of what moves all energies alike is zero, of one energy it is not; a lone energy stays."""
-    errors, several = torch.tensor([0.1, -0.3, 0.7], dtype=torch.float64), torch.ones(3, dtype=torch.bool)
+    errors, bound = torch.tensor([0.1, -0.3, 0.7], dtype=torch.float64), torch.ones(3, dtype=torch.bool)
     shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    total, _ = Loss(kind="mse")(centered(Residuals(errors + shift, None, None), several))
+    total, _ = Loss(kind="mse")(centered(Residuals(errors + shift, None, None), bound))
     assert float(total.detach()) == pytest.approx(float(np.var(errors.numpy())), rel=1e-14)
     (slope,) = torch.autograd.grad(total, shift)
     assert float(slope.sum()) == pytest.approx(0.0, abs=1e-15)
@@ -165,17 +165,17 @@ def test_centered_energies_know_no_common_constant():
     plain, _ = Loss(kind="mse")(Residuals(errors + shift, None, None))
     assert abs(float(torch.autograd.grad(plain, shift)[0].sum())) > 0.1
     alone = Residuals(errors[:1], None, None)
-    assert centered(alone, several[:1]) is alone
+    assert centered(alone, bound[:1]) is alone
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 1.0])
 def test_a_constant_of_part_of_its_weight(share):
-    """Witness: mean squares are variance + share mean^2, of structures of several atoms; free atoms stay."""
+    """Witness: mean squares are variance + share mean^2, of structures of what is bound; free atoms stay."""
     errors = torch.tensor([0.1, -0.3, 5.0, 0.7], dtype=torch.float64)
-    several = torch.tensor([True, True, False, True])
-    left = centered(Residuals(errors, None, None), several, share).energy
+    bound = torch.tensor([True, True, False, True])
+    left = centered(Residuals(errors, None, None), bound, share).energy
     assert float(left[2]) == 5.0
-    kept = errors[several]
+    kept = errors[bound]
     expected = float(kept.var(correction=0) + share * kept.mean() ** 2)
-    assert float(left[several].square().mean()) == pytest.approx(expected, rel=1e-14)
+    assert float(left[bound].square().mean()) == pytest.approx(expected, rel=1e-14)
     assert (share == 1.0) == torch.equal(left, errors)

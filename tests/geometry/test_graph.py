@@ -54,6 +54,17 @@ def test_sizes_and_owners(structures, graph):
     assert (graph.owner[graph.pairs[0]] == graph.owner[graph.pairs[1]]).all()
 
 
+def test_what_is_bound():
+    """A cell of one atom is a crystal; an atom alone, in a wide box, or two beyond the cutoff are free atoms."""
+    one, far = [[0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 4.1]]
+    lone = Structure(np.array([8]), np.array(one))
+    crystal, box = (Structure(np.array([8]), np.array(one), cell=a * np.eye(3), pbc=True) for a in (3.0, 9.0))
+    near = Structure(np.array([8, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 3.9]]))
+    made = build([lone, crystal, near, box, Structure(np.array([8, 1]), np.array(far))], 4.0)
+    assert made.bound.tolist() == [False, True, True, False, False]
+    assert made.within(3.5).bound.tolist() == [False, True, False, False, False]
+
+
 def test_row_pointers_and_padding(graph):
     pointers, padded = graph.row_pointers(), graph.padded()
     for atom in range(graph.n_atoms):

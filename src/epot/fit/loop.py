@@ -146,8 +146,8 @@ class Loop:
         else:
             found = residuals(made, labels, graph)
         if self.centered or self.held:
-            several = graph.sizes[labels.has_energy] > 1
-            found = centered(found, several, 0.0 if self.centered else schedule.common(progress))
+            share = 0.0 if self.centered else schedule.common(progress)
+            found = centered(found, graph.bound[labels.has_energy], share)
         total, parts = self.loss(found, factor)
         if total.requires_grad:
             # the sum over a committee: each member moves as it would alone, also where an optimizer knows a length

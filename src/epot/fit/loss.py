@@ -100,21 +100,21 @@ def residuals(made: Prediction, labels: Labels, graph: Graph) -> Residuals:
     )
 
 
-def centered(found: Residuals, several: Bool[Tensor, " labeled_structures"], share: float = 0.0) -> Residuals:
+def centered(found: Residuals, bound: Bool[Tensor, " labeled_structures"], share: float = 0.0) -> Residuals:
     """Energies less their mean over the batch, or most of it: a constant of all energies is free, or light.
 
     The mean square of what is left is the variance plus ``share`` times the square of the mean. Batches with fewer
-    than two structures of several atoms are left as they are.
+    than two structures that are bound are left as they are.
 
     Args:
         found: residuals.
-        several: which of the structures with an energy have more than one atom; free atoms have no constant.
+        bound: which of the structures with an energy have pairs of atoms; free atoms have no constant.
         share: of the constant's square that stays, 0 to 1.
     """
-    if found.energy is None or int(several.sum()) < 2:
+    if found.energy is None or int(bound.sum()) < 2:
         return found
-    mean = found.energy[several].mean()
-    return found._replace(energy=found.energy - (1.0 - math.sqrt(share)) * mean * several)
+    mean = found.energy[bound].mean()
+    return found._replace(energy=found.energy - (1.0 - math.sqrt(share)) * mean * bound)
 
 
 def member_residuals(

@@ -69,6 +69,17 @@ class Graph:
         """Atoms per structure."""
         return self._once("sizes", lambda: torch.bincount(self.owner, minlength=self.n_structures))
 
+    @property
+    def bound(self) -> Bool[Tensor, " structures"]:
+        """Which structures have a pair; the others are free atoms."""
+
+        def made() -> Tensor:
+            found = torch.zeros(self.n_structures, dtype=torch.bool, device=self.owner.device)
+            found[self.owner.index_select(0, self.pairs[0])] = True
+            return found
+
+        return self._once("bound", made)
+
     def vectors(self) -> Float[Tensor, "pairs 3"]:
         """``r_ij``, Å, from receiver ``i`` to sender ``j``. Differentiable (see :func:`epot.predict.predict`)."""
         if self._vectors is not None:
