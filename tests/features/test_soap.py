@@ -197,6 +197,29 @@ def test_series_refuses_a_kink():
         ChebyshevSeries(lambda r: np.abs(r - 1.234)[None], 5.0)
 
 
+@pytest.mark.parametrize("noise", [1e-15, 3e-14, 2e-13])
+def test_series_ends_at_the_rounding_of_its_function(noise):
+    """Nearly dependent orbitals are known to some digits less than others: that is no reason to refuse them."""
+    random = np.random.default_rng(4)
+    wanted = lambda r: np.stack([np.sin(3 * r), np.exp(-r)])  # noqa: E731
+    series = ChebyshevSeries(lambda r: wanted(r) + noise * random.standard_normal((2, len(r))), 5.0)
+    assert series.tables.shape[2] < 50
+    r = torch.linspace(0.0, 5.0, 101, dtype=torch.float64)
+    np.testing.assert_allclose(series(r).numpy(), wanted(r.numpy()), rtol=0, atol=60 * noise)
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_series_refuses_kinks_of_derivatives(power):
+    with pytest.raises(ConfigError, match="converge"):
+        ChebyshevSeries(lambda r: np.clip(r - 1.234, 0.0, None)[None] ** power, 5.0)
+
+
+def test_series_refuses_what_is_mostly_rounding():
+    random = np.random.default_rng(4)
+    with pytest.raises(ConfigError, match="dependent"):
+        ChebyshevSeries(lambda r: (np.sin(r) + 1e-10 * random.standard_normal(len(r)))[None], 5.0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

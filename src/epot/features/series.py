@@ -18,6 +18,8 @@ from torch import nn
 from ..errors import ConfigError
 from ..typing import Float, Tensor
 
+ROUNDING = 1e-12
+"""Largest plateau, relative to the largest value, at which terms that no longer fall are the rounding of the values."""
 ORDERS = 5
 """Derivatives that are kept: energies, forces, Hessians, and two for training through them."""
 
@@ -28,10 +30,12 @@ class ChebyshevSeries(nn.Module):
     Args:
         function: numpy, distances ``(points,)`` to values ``(functions, points)``.
         cutoff: Å.
-        tolerance: relative to the largest value; the series is cut where its terms are smaller.
+        tolerance: relative to the largest value; the series is cut where its terms are smaller, or where they are the
+            rounding of the values: orthonormal combinations of nearly dependent functions are not known to 1e-14.
 
     Raises:
-        ConfigError: the functions do not converge with 1024 terms (a kink, or a width far too small).
+        ConfigError: the functions do not converge with 1024 terms (a kink, a width far too small, or functions so
+            nearly dependent that rounding is above 1e-12).
     """
 
     tables: Tensor
@@ -70,16 +74,27 @@ def _fit(function: Callable[[np.ndarray], np.ndarray], cutoff: float, tolerance:
         angles = np.pi * np.arange(terms)[:, None] * (np.arange(terms) + 0.5) / terms
         table = values @ np.cos(angles).T * (2 / terms)
         table[:, 0] /= 2
-        size = np.abs(table).max(0)
-        above = np.flatnonzero(size > tolerance * np.abs(values).max())
-        if not len(above):
-            return table[:, :ORDERS]
-        if above[-1] < terms - 4:
-            return table[:, : max(above[-1] + 1, ORDERS)]
+        size = np.abs(table).max(0) / max(np.abs(values).max(), np.finfo(float).tiny)
+        for limit in (tolerance, _plateau(size)):
+            above = np.flatnonzero(size > limit)
+            if not len(above):
+                return table[:, :ORDERS]
+            if above[-1] < terms - 4:
+                return table[:, : max(above[-1] + 1, ORDERS)]
     raise ConfigError(
-        f"Radial functions within {cutoff} Å do not converge as a series of 1024 terms: "
-        "is a width (sigma) far too small?"
+        f"Radial functions within {cutoff} Å do not converge as a series of 1024 terms: is a width (sigma) far too "
+        "small, or n_max so large that they are nearly dependent?"
     )
+
+
+def _plateau(size: np.ndarray) -> float:
+    """Where the later half of the terms is rounding, small and level, its largest; else 0.
+
+    Terms of a smooth function fall faster than any power of their number, those of one with a kink in its second
+    derivative or below like the fourth power or slower: too large to pass as rounding, or not level.
+    """
+    third, last = (float(part.max()) for part in np.split(size[len(size) // 2 :], 2))
+    return max(third, last) if third <= ROUNDING and last >= third / 4 else 0.0
 
 
 def polynomials(r: Tensor, cutoff: float, terms: int, out: Tensor | None = None) -> Tensor:
