@@ -167,3 +167,19 @@ def test_keys_do_not_gather(module):
     assert module.made == made == 3 * kept.MOST + 1
     module(0)
     assert module.made == made + 1
+
+
+def test_large_results_do_not_gather(module, monkeypatch):
+    """Tables for many sets of elements, say. Control: with room for three, three stay."""
+    one = kept._bytes(module())
+    assert one > 0
+    monkeypatch.setattr(kept, "LARGEST", 3 * one)
+    for key in range(9):
+        module(key)
+    assert len(module.kept._held) == 3
+    monkeypatch.setattr(kept, "LARGEST", one // 2)
+    module(100)
+    assert len(module.kept._held) == 1
+    made = module.made
+    module(100)  # the last stays, however large
+    assert module.made == made

@@ -76,6 +76,40 @@ def test_the_rest_of_muon_is_adamw():
     torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
 
 
+def test_amsgrad_has_the_rate_of_weights_that_a_root_divides():
+    """Witness: torch's AMSGrad on v, where w = v / sqrt(n) is the map, as e3nn keeps v. Control: torch's at w's own."""
+    layer = torch.nn.Linear(9, 4).double()
+    divided, bias, plain = (
+        torch.nn.Parameter(x.detach().clone()) for x in (3 * layer.weight, layer.bias, layer.weight)
+    )
+    ours = make("amsgrad", layer, 1e-2, 0.0)
+    theirs = torch.optim.Adam([divided, bias], lr=1e-2, amsgrad=True)
+    control = torch.optim.Adam([plain], lr=1e-2, amsgrad=True)
+    for k in range(30):
+        size = 0.8**k  # gradients that fall: a running mean of squares would forget the first
+        layer.weight.grad, layer.bias.grad = size * random(4, 9, seed=k), size * random(4, seed=100 + k)
+        divided.grad, bias.grad, plain.grad = layer.weight.grad / 3, layer.bias.grad.clone(), layer.weight.grad.clone()
+        for optimizer in (ours, theirs, control):
+            optimizer.step()
+    torch.testing.assert_close(3 * layer.weight, divided, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(layer.bias, bias, rtol=1e-12, atol=1e-14)
+    assert (plain - layer.weight).abs().max() > 0.02
+
+
+def test_widths_of_maps_in_mace():
+    """Square roots that e3nn would divide by; weights of powers act on each channel alone."""
+    potential = MACE([1, 8], n_channels=6, max_l=1, max_ell=2, radial_mlp=(5,))
+    names = {name: optimizers.widths(potential).get(id(p)) for name, p in potential.named_parameters()}
+    assert names["interactions.0.up"] == names["products.0.mix"] == 6
+    assert names["interactions.1.mix.0"] == 12  # messages of scalars and of vectors
+    assert names["interactions.0.network.layers.0"] == 8
+    assert names["interactions.0.weight"] == 5
+    assert names["readout.weight"] == len(potential.readout.weight)
+    assert all(width is None for name, width in names.items() if "powers" in name)
+    shares = {g["share"] for g in make("amsgrad", potential, 1e-2, 0.0, radial_rate=0.1).param_groups}
+    assert any(abs(x - 0.1 * 8**-0.5) < 1e-12 for x in shares)
+
+
 def test_muon_against_torch():
     """Witness: torch.optim.Muon, which iterates in bfloat16, so to a few percent only."""
     mine, other = (torch.nn.Parameter(random(6, 20).float()) for _ in range(2))
@@ -128,7 +162,7 @@ def test_optimizers_minimize(kind):
     assert losses[-1] < losses[50]
 
 
-@pytest.mark.parametrize("name", ["adamw", "schedule_free", "muon", "soap"])
+@pytest.mark.parametrize("name", ["adamw", "amsgrad", "schedule_free", "muon", "soap"])
 def test_state_survives_a_checkpoint(name, tmp_path):
     def steps(optimizer, module, first, n):
         for k in range(first, first + n):

@@ -145,6 +145,28 @@ def test_kernels_change_nothing(name, monkeypatch):
     assert float(one.forces.abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("compiled", ["0", "1"])
+@pytest.mark.parametrize("name", ["density", "nonlinear"])
+def test_a_batch_has_tables_of_pairs_that_may_meet_alone(name, compiled, monkeypatch):
+    """CH4, O2, HO and C alone: 4 + 1 + 3 of 9 kinds of pairs, and each predicted as it is alone, trained or not."""
+    monkeypatch.setenv("EPOT_NATIVE", compiled)
+    potential = model(**VARIANTS[name])
+    batch = [Structure.from_ase(molecule(n)) for n in ("CH4", "O2", "OH", "C")]
+    graph = build(batch, potential.cutoff)
+    with torch.no_grad():
+        assert potential._surroundings(graph)[0].knots.n_kinds == 7
+        assert potential._surroundings(build(batch[0], potential.cutoff))[0].knots.n_kinds == 4
+        mixed = Structure.from_ase(molecule("CH3OH"))
+        assert potential._surroundings(build([mixed, batch[1]], potential.cutoff))[0].knots.n_kinds == 9
+    for history in (False, True):
+        together = predict(potential, graph, ("forces", "virial"), create_graph=history)
+        alone = [predict(potential, build(s, potential.cutoff), ("forces", "virial")) for s in batch]
+        for k in range(3):
+            expected = torch.cat([each[(0, 2, 4)[k]] for each in alone])
+            torch.testing.assert_close(together[(0, 2, 4)[k]].detach(), expected, atol=1e-7, rtol=0)
+    assert float(together.forces.detach().abs().max()) > 1e-2
+
+
 def test_images_are_counted():
     """A cutoff longer than the cell against a supercell; forces too. Control: a shorter cutoff."""
     potential, s = model(cutoff=4.5), skew(3)

@@ -25,6 +25,7 @@ class Sites(NamedTuple):
         species: which of ``kinds`` each place has, ascending.
         counts: how many places each element that the potential knows has.
         neighbors: pairs in each row of the layout.
+        couples: which of ``kinds`` a sender and a receiver may be: all that occur in one structure together.
         made: what is derived from all this, once.
     """
 
@@ -36,6 +37,7 @@ class Sites(NamedTuple):
     species: Int[Tensor, " atoms"]
     counts: tuple[int, ...]
     neighbors: Int[Tensor, " atoms"]
+    couples: Int[Tensor, "couples 2"]
     made: dict[Hashable, Any]
 
     @property
@@ -68,7 +70,7 @@ def _in_order(graph: Graph) -> Sites:
     starts, one = graph.row_pointers()[:-1], torch.zeros_like(same)
     neighbors = graph.row_pointers()[1:] - starts
     made: dict[Hashable, Any] = {"rows": (starts, neighbors)}
-    return Sites(layout, slots[:0], same, same, one[:1], one, (graph.n_atoms,), neighbors, made)
+    return Sites(layout, slots[:0], same, same, one[:1], one, (graph.n_atoms,), neighbors, one.new_zeros(1, 2), made)
 
 
 def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
@@ -87,4 +89,15 @@ def _sites(graph: Graph, old: Layout, rows: Tensor, n_elements: int) -> Sites:
     pointers = graph.row_pointers()
     neighbors = (pointers[1:] - pointers[:-1]).index_select(0, old.rows)
     sorted_species = species.index_select(0, order)
-    return Sites(layout, back, order, place, kinds, sorted_species, tuple(counts.tolist()), neighbors, {})
+    couples = _couples(graph, species, len(kinds))
+    return Sites(layout, back, order, place, kinds, sorted_species, tuple(counts.tolist()), neighbors, couples, {})
+
+
+def _couples(graph: Graph, species: Tensor, n: int) -> Tensor:
+    """A batch may hold every element of the table and few pairs of them: nothing is to be made for the others."""
+    if graph.n_structures == 1:
+        each = torch.arange(n, device=species.device)
+        return torch.cartesian_prod(each, each).view(-1, 2)
+    there = torch.zeros(graph.n_structures, n, device=species.device)
+    there[graph.owner, species] = 1.0
+    return (there.T @ there).nonzero()

@@ -11,6 +11,7 @@ from torch import nn
 from ..typing import Tensor
 
 MOST = 32  # results of one keeper: a data set has many sets of elements
+LARGEST = 1 << 28  # bytes of them, the last aside: those of many elements are large
 Made = TypeVar("Made")
 _State = tuple[Tensor, int, Tensor]
 """A tensor, how often it had been changed, and its memory, which nothing else can be given while it is held here."""
@@ -40,16 +41,27 @@ class Kept:
                 return make()
             with torch.inference_mode(False), torch.no_grad():  # in this order: the first switches gradients on
                 held = [(t, t._version, t.detach()) for t in listed], make()
+            self._make_room(_bytes(held[1]))
         self._held[key] = held  # the last to go
-        if len(self._held) > MOST:
-            self._held.pop(list(self._held)[0], None)
         return held[1]
+
+    def _make_room(self, size: int) -> None:
+        size += sum(_bytes(made) for _, made in self._held.values())
+        while self._held and (len(self._held) >= MOST or size > LARGEST):
+            _, made = self._held.pop(next(iter(self._held)))
+            size -= _bytes(made)
 
     def __deepcopy__(self, memo: object) -> Kept:
         return Kept()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Kept, ()
+
+
+def _bytes(made: Any) -> int:
+    if isinstance(made, Tensor):
+        return made.numel() * made.element_size()
+    return sum(_bytes(each) for each in made) if isinstance(made, (list, tuple)) else 0
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:

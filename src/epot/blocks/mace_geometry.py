@@ -100,20 +100,27 @@ class Surroundings:
         on = grid(basis.cutoff, intervals(basis.kind, basis.n, like.dtype), like.dtype, like.device)
         if not self.by_elements:
             return Knots(on)
-        n = len(self.sites.kinds)
-        if "kinds" not in self.sites.made:
-            self.sites.made["kinds"] = self.species[0] * n + self.species[1]
-        return Knots(on, self.sites.made["kinds"], n * n)
+        n, couples, made = len(self.sites.kinds), self.sites.couples, self.sites.made
+        if "kinds" not in made:
+            made["kinds"] = self.species[0] * n + self.species[1]
+            if len(couples) < n * n:
+                rank = couples.new_zeros(n * n)
+                rank[couples[:, 0] * n + couples[:, 1]] = torch.arange(len(couples), device=couples.device)
+                made["kinds"] = rank.index_select(0, made["kinds"])
+        return Knots(on, made["kinds"], len(couples))
 
     @cached_property
     def present(self) -> tuple[int, ...]:
         """Rows of the elements that are there."""
         return tuple(self.sites.kinds.tolist())
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[int, ...]:
-        """What tables of radial functions are for: the elements that are there, where they depend on them."""
-        return self.present if self.by_elements else ()
+        """What tables of radial functions are for: the pairs of elements that are there, where they depend on them."""
+        if not self.by_elements:
+            return ()
+        n, couples = len(self.sites.kinds), self.sites.couples
+        return self.present + (() if len(couples) == n * n else (-1, *couples.flatten().tolist()))
 
     @cached_property
     def nodes(self) -> Seen:
@@ -123,7 +130,7 @@ class Surroundings:
         if knots.kinds is None:
             one = kinds.new_zeros(len(points))
             return self._seen(points, one, one)
-        pairs = torch.cartesian_prod(kinds, kinds).view(-1, 2).repeat_interleave(len(points), 0)
+        pairs = kinds[self.sites.couples].repeat_interleave(len(points), 0)
         return self._seen(points.abs().repeat(knots.n_kinds), *pairs.unbind(1))
 
     def interpolated(self, table: Float[Tensor, "rows functions"]) -> Float[Tensor, "slots functions"]:

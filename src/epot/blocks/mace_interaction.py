@@ -188,7 +188,7 @@ class Interaction(nn.Module):
         make = lambda: self._folded(h[0].squeeze(1), radial, norm, around.sites)  # noqa: E731
         if not around.once:
             return mixed(parts, make())
-        state, key = [*self._radial_state(around), around.embedding], ("folded", *around.present)
+        state, key = [*self._radial_state(around), around.embedding], ("folded", around.present, around.kinds)
         if skips is None:
             return mixed(parts, self._kept.by(state, make, key), once=True)
         each = lambda: [[w @ own for own in each] for w, each in zip(make(), skips, strict=True)]  # noqa: E731

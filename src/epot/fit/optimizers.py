@@ -1,4 +1,4 @@
-"""Optimizers: AdamW, the same without a schedule, Muon for matrices with AdamW for the rest, and SOAP.
+"""Optimizers: AdamW, AMSGrad, AdamW without a schedule, Muon for matrices with AdamW for the rest, and SOAP.
 
 Also which weights may decay.
 """
@@ -6,19 +6,20 @@ Also which weights may decay.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ..blocks.readout import LinearReadout
 from ..typing import Tensor
 
-Name = Literal["adamw", "schedule_free", "muon", "soap", "lbfgs"]
+Name = Literal["adamw", "amsgrad", "schedule_free", "muon", "soap", "lbfgs"]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
-RATES: dict[str, float] = {"adamw": 3e-3, "schedule_free": 1e-2, "muon": 4e-3, "soap": 3e-3}
+RATES: dict[str, float] = {"adamw": 3e-3, "amsgrad": 1e-2, "schedule_free": 1e-2, "muon": 4e-3, "soap": 3e-3}
 
 
 def own(potential: nn.Module) -> Name:
@@ -36,9 +37,12 @@ def make(
     """The optimizer of a potential's trainable parameters.
 
     Args:
-        name: ``"adamw"``, ``"schedule_free"``, ``"muon"`` or ``"soap"`` (L-BFGS is in :mod:`epot.fit.full_batch`).
+        name: ``"adamw"``, ``"amsgrad"``, ``"schedule_free"``, ``"muon"`` or ``"soap"`` (L-BFGS is in
+            :mod:`epot.fit.full_batch`).
         potential: only parameters that require a gradient are taken.
-        lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all.
+        lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all. That of
+            AMSGrad is of weights before they are divided by the root of how many numbers they add (:func:`widths`), as
+            the papers of NequIP and MACE state it (e3nn multiplies by that root, here it is in the weights).
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
         radial_rate: share of the rate at which :func:`radial_parameters` learn.
 
@@ -56,8 +60,10 @@ def make(
             own = [p for p in some if (id(p) in radial) == slow]
             groups.append({"params": own, "weight_decay": decay, "matrix": matrix, "share": share, "lr": share * lr})
     groups = [g for g in groups if g["params"]]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=True)
+    if name == "amsgrad":
+        groups = list(_by_width(groups, widths(potential)))
+    if name in ("adamw", "amsgrad"):
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=True, amsgrad=name == "amsgrad")
     if name == "schedule_free":
         return ScheduleFree(groups, lr=lr)
     return (Muon if name == "muon" else Soap)(groups, lr=lr)
@@ -83,6 +89,32 @@ def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
         is_matrix = parameter.dim() > 1 and min(parameter.shape[-2:]) > 1
         (matrices if is_matrix and not is_table else others).append(parameter)
     return matrices, others
+
+
+def widths(potential: nn.Module) -> dict[int, int]:
+    """How many numbers each map adds, by the ``id`` of its weights: last axis of a linear layer, else the last but one.
+
+    The length of a readout; nothing for biases, and for what acts on each channel alone.
+    """
+    found = {id(p): p.shape[-2] for p in potential.parameters() if p.dim() > 1}
+    for module in potential.modules():
+        if isinstance(module, nn.Linear):
+            found[id(module.weight)] = module.in_features
+        elif isinstance(module, LinearReadout):
+            found[id(module.weight)] = module.weight.shape[0]
+        elif getattr(module, "channelwise", False):
+            for parameter in module.parameters():
+                found.pop(id(parameter), None)
+    return found
+
+
+def _by_width(groups: Iterable[dict[str, Any]], widths: dict[int, int]) -> Iterator[dict[str, Any]]:
+    """Groups in which all maps are equally wide, each with its share of the rate."""
+    for group in groups:
+        for width in sorted({widths.get(id(p), 1) for p in group["params"]}):
+            same = [p for p in group["params"] if widths.get(id(p), 1) == width]
+            root = width**-0.5
+            yield group | {"params": same, "share": root * group["share"], "lr": root * group["lr"]}
 
 
 def radial_parameters(potential: nn.Module) -> list[nn.Parameter]:

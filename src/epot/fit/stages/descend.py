@@ -41,7 +41,8 @@ class Descend(Stage):
             numbers depend on the machine's speed).
         batch_atoms: structures are packed into batches of at most so many atoms.
         batch_pairs: and at most so many neighbor pairs; None for no limit.
-        optimizer: ``"muon"``, ``"soap"``, ``"adamw"`` or ``"schedule_free"`` AdamW, which averages the weights itself
+        optimizer: ``"muon"``, ``"soap"``, ``"adamw"``, ``"amsgrad"`` (of the papers of NequIP and MACE: slower, for
+            long fits that must extrapolate) or ``"schedule_free"`` AdamW, which averages the weights itself
             (``schedule`` after the warm-up and ``ema`` do not apply; ``benchmarks/ablation.py`` compares them), or
             ``"lbfgs"`` for few parameters: on the whole training set at once, up to ``epochs`` (1000) iterations;
             rates, schedule and averages do not apply. None for the potential's own: L-BFGS for classical forms, else
