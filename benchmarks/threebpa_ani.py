@@ -3,7 +3,7 @@
     ENVIRONMENT/bin/python benchmarks/threebpa_ani.py --data DIR
 
 ANI-1x (eight networks, of the level of theory of the data) in torchani 2.0, the last release whose wheel holds its
-weights. The environment: torchani==2.0, torch, ase, lark-parser, setuptools<80. No fit, so nothing is random: errors are
+weights. The environment: torchani==2.0, torch, ase, lark-parser, setuptools<80. Nothing is fitted, so errors are
 of the test structures alone. Energies without their mean (isolated atoms differ), root mean squares, with the standard
 error of drawing as many structures again.
 """
