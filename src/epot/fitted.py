@@ -162,7 +162,7 @@ class Fitted:
             uncertainty: False leaves the standard deviations out, which is faster with an ensemble.
 
         Returns:
-            ``n_structures`` and ``outside``, how many of them lie outside the domain.
+            ``n_structures`` and ``outside``, how many of them lie outside the domain; None where it is not known.
 
         Raises:
             DataError: another suffix, or the file cannot be written.
@@ -177,12 +177,13 @@ class Fitted:
             self.potential, items, want, calibration=self.calibration, domain=self.domain,
             uncertainty=uncertainty, device=self.device,
         )  # fmt: skip
-        facts = {"n_structures": 0, "outside": 0}
+        facts: dict[str, Any] = {"n_structures": 0, "outside": None if self.domain is None else 0}
 
         def frames() -> Iterator[Structure]:
             for structure, estimate in zip(items, found, strict=True):
                 facts["n_structures"] += 1
-                facts["outside"] += bool(estimate.violations)
+                if self.domain is not None:
+                    facts["outside"] += bool(estimate.violations)
                 yield _labelled(structure, estimate)
 
         with files.replacing(path) as beside, writing(beside, path.name.lower()) as out:

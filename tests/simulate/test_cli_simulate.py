@@ -46,9 +46,13 @@ def test_md(model, start, tmp_path):
     assert first.exit_code == 0, first.output
     for text in ("20 steps", "3 atoms", "target 50 K", "meV per atom and ps", "guard", "ns/day", "Next:"):
         assert text in first.output
+    assert "nothing can tell" in first.output  # this model has no record of its data
+    assert "0 looks found it broken" in first.output
+    assert "outside the training data" not in first.output
     assert {p.name for p in out.iterdir()} == {"thermo.csv", "trajectory.xyz", "checkpoint.npz", "summary.json"}
     again = call(md.md, *words, "--json")
     assert json.loads(again.output)["steps"] == 20
+    assert not json.loads(again.output)["guard"]["knows_domain"]
     other = call(md.md, *words, "--seed", "1")
     assert isinstance(other.exception, ConfigError)
     assert "--restart" in str(other.exception)

@@ -27,7 +27,7 @@ def domain(closest=3.2, **changes):
 
 def test_inside_nothing_is_found(tmp_path):
     run = run_md(argon(), LennardJones(), about=domain(), guard="stop", folder=tmp_path, **OPTIONS)
-    assert run.summary["guard"] == {"policy": "stop", "outside": 0, "broken": 0}
+    assert run.summary["guard"] == {"policy": "stop", "outside": 0, "broken": 0, "knows_domain": True}
     assert not (tmp_path / "outside.xyz").exists()
 
 
@@ -63,9 +63,19 @@ def test_stop_before_the_first_step(tmp_path):
         run_md(argon(), LennardJones(), about=domain(4.5), guard="stop", folder=tmp_path, **OPTIONS)
 
 
+def test_without_a_domain_nothing_is_said_to_be_inside():
+    """An imported potential, say: what is broken is still found."""
+    run = run_md(argon(), LennardJones(), about={}, guard="warn", **OPTIONS)
+    assert run.summary["guard"] == {"policy": "warn", "outside": 0, "broken": 0, "knows_domain": False}
+    near = argon()
+    near.positions[1] = near.positions[0] + [0.3, 0.0, 0.0]
+    with pytest.raises(SimulationError, match="broke"):
+        run_md(near, LennardJones(), about={}, guard="warn", **OPTIONS)
+
+
 def test_off_looks_at_nothing():
     run = run_md(argon(), LennardJones(), about=domain(4.5), guard="off", **OPTIONS)
-    assert run.summary["guard"] == {"policy": "off", "outside": 0, "broken": 0}
+    assert run.summary["guard"] == {"policy": "off", "outside": 0, "broken": 0, "knows_domain": True}
 
 
 def test_uncertain_forces_are_outside():

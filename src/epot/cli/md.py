@@ -1,6 +1,7 @@
 """``epot md``."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,10 +42,13 @@ def md(
     from .. import modelfile
     from ..data.readers import read
     from ..simulate.md import run_md
+    from ..uncertainty.domain import UNKNOWN
     from . import _quantities
     from ._options import parse
 
     potential, about = modelfile.load(model, device)
+    if guard != "off" and not about.get("domain") and not as_json:
+        print(f"Does the run stay inside? Note: {UNKNOWN}; the guard sees only what is broken.", file=sys.stderr)
     run = run_md(
         read(start, index=int(index))[0],
         potential,
@@ -70,6 +74,8 @@ def md(
 
 def _told(summary: dict[str, Any], out: Path) -> str:
     """The summary in words, and what to type next."""
+    from ..uncertainty.domain import UNKNOWN
+
     target = summary["temperature_target_K"]
     lines = [
         f"{summary['steps']} steps, {summary['time_ps']:g} ps of {summary['atoms']} atoms ({summary['ensemble']}).",
@@ -82,12 +88,16 @@ def _told(summary: dict[str, Any], out: Path) -> str:
     guard = summary["guard"]
     if guard["policy"] == "off":
         lines.append("  guard         off")
+    elif not guard.get("knows_domain", True):
+        lines.append(f"  guard         {guard['broken']} looks found it broken; whether outside: {UNKNOWN}")
     else:
         lines.append(f"  guard         {guard['outside']} looks found it outside the training data")
         lines += [f"                {count} x {reason}" for reason, count in list(summary["reasons"].items())[:3]]
     if "ns_per_day" in summary:
         lines.append(f"  speed         {summary['ns_per_day']:.3g} ns/day, {summary['ms_per_step']:.3g} ms per step")
     lines.append("Next:")
+    if not guard.get("knows_domain", True):
+        lines.append("  epot fit labeled.xyz --model MODEL    on some labeled frames of it: then the domain is known")
     if guard["outside"]:
         lines.append(f"  epot label {out / 'outside.xyz'} labeled.xyz    add them to the training set, fit again")
     lines.append(f"  epot predict MODEL {out / 'trajectory.xyz'} checked.xyz    uncertainty of every frame")

@@ -27,11 +27,14 @@ def predict(
     """
     from ..data.readers import read
     from ..fitted import Fitted
+    from ..uncertainty.domain import UNKNOWN
 
     facts = Fitted.load(model, device).write(read(source, index=index), out, uncertainty=not fast)
     if as_json:
         print(json.dumps(facts))
         return
     print(f"Wrote {facts['n_structures']} structures to {out}.")
+    if facts["outside"] is None:
+        print(f"Are they like what the model was fitted to? Note: {UNKNOWN}.")
     if facts["outside"]:
         print(f"{facts['outside']} of them lie outside the data that the model was fitted to (key `outside`).")

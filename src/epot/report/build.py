@@ -258,11 +258,13 @@ def _simulation(folder: Path) -> str:
         svg = plots.time_series(f"Pressure in {folder.name}", "GPa", time, {"pressure": thermo["pressure_GPa"]})
         pictures.append(page.figure(svg, "Pressure."))
     guard = summary["guard"]
+    known = guard.get("knows_domain", True)
+    outside = f"{guard['outside']} times outside the domain" if known else "of an unknown domain"
     shown = {
         "ensemble": summary["ensemble"],
         "atoms": n,
         "time, ps": summary["time_ps"],
-        "guard": f"{guard['policy']}: {guard['outside']} times outside the domain, {guard['broken']} times broken",
+        "guard": f"{guard['policy']}: {outside}, {guard['broken']} times broken",
         "ns/day": summary.get("ns_per_day"),
     }
     return f'<h3>{page.escape(folder.name)}</h3>{page.facts(shown)}<div class="figures">{"".join(pictures)}</div>'

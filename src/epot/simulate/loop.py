@@ -214,7 +214,11 @@ class Loop:
         summary = summarize(thermo, len(self.atoms), self.settings["timestep"]) | {
             "ensemble": self.settings["ensemble"],
             "temperature_target_K": None if self.settings["ensemble"] == "nve" else self.settings["temperature"],
-            "guard": {"policy": self.guard.policy, **{k: self.guard.counts[k] for k in ("outside", "broken")}},
+            "guard": {
+                "policy": self.guard.policy,
+                **{k: self.guard.counts[k] for k in ("outside", "broken")},
+                "knows_domain": self.domain is not None,
+            },
             "reasons": self.reasons,
         }
         if self.steps_done and self.seconds > 0:

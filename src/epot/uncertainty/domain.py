@@ -22,6 +22,9 @@ from ..errors import ModelFileError
 from ..geometry.graph import Graph, build
 from ..typing import Int, Tensor
 
+UNKNOWN = "this model holds no record of its training data (imported ones do not), so nothing can tell"
+"""What is said where a potential has no domain."""
+
 
 class DomainWarning(UserWarning):
     """A structure lies outside the data that a potential was fitted to."""
