@@ -42,7 +42,7 @@ def make(
         potential: only parameters that require a gradient are taken.
         lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all. That of
             AMSGrad is of weights before they are divided by the root of how many numbers they add (:func:`widths`), as
-            the papers of NequIP and MACE state it (e3nn multiplies by that root, here it is in the weights).
+            the papers of NequIP and MACE state it (e3nn divides at every call, here the weights hold it).
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
         radial_rate: share of the rate at which :func:`radial_parameters` learn.
 
