@@ -6,7 +6,7 @@ import torch
 
 from epot.data.dataset import Dataset
 from epot.errors import ConfigError, FitError
-from epot.fit import metrics
+from epot.fit import metrics, optimizers
 from epot.fit.batches import Samples, in_order
 from epot.fit.recipe import FitState, offsets_of
 from epot.fit.stages.descend import Descend
@@ -129,6 +129,21 @@ def test_learning_rate_and_clipping(toynet, molecules):
         moved = max(float((p.detach() - before[k]).abs().max()) for k, p in st.potential.named_parameters())
         assert (moved > 1e-3) == (clip is None)  # Adam's epsilon stops gradients of 1e-9
     assert logs[0][0] == logs[1][0] > 0.01
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "expected"), [("muon", None, 0.1), ("amsgrad", None, 1.0), ("amsgrad", 0.3, 0.3)]
+)
+def test_rates_are_the_optimizers_own_unless_given(toynet, molecules, monkeypatch, optimizer, given, expected):
+    """Of radial functions; and the journal's rate is the schedule's, whatever share of it the first group has."""
+    seen, make = [], optimizers.make
+    monkeypatch.setattr(optimizers, "make", lambda *args: seen.append(args) or make(*args))
+    st = state(toynet, molecules(12))
+    more = {"optimizer": optimizer, "radial_rate": given, "learning_rate": None}
+    Descend(**settings(epochs=2, batch_atoms=1000, warmup=0.0, **more)).run(st)
+    assert seen[0][-1] == expected
+    rate = optimizers.RATES[optimizer]
+    assert [line["learning_rate"] for line in epochs(st)] == pytest.approx([rate, 0.5 * rate])
 
 
 def test_early_stopping(toynet, molecules):

@@ -86,7 +86,8 @@ class Loop:
         self.parameters = {k: p for k, p in self.potential.named_parameters() if p.requires_grad}
         name = stage.optimizer or optimizers.own(self.potential)
         self.rate = stage.learning_rate or optimizers.RATES[name]
-        self.optimizer = optimizers.make(name, self.potential, self.rate, stage.weight_decay, stage.radial_rate)
+        radial = stage.radial_rate or optimizers.RADIAL_RATES[name]
+        self.optimizer = optimizers.make(name, self.potential, self.rate, stage.weight_decay, radial)
         own = self.optimizer if isinstance(self.optimizer, optimizers.ScheduleFree) else None
         self.averaging = own  # where the optimizer averages, and needs no schedule
         self.average = Average(self.parameters, 0.0 if own else stage.ema)
@@ -198,7 +199,8 @@ class Loop:
         at = self.at
         facts: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step}
         facts |= {f"train_{k}" if k != "gradient" else "gradient_norm": v / n_batches for k, v in at.sums.items()}
-        facts["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        first = self.optimizer.param_groups[0]
+        facts["learning_rate"] = first["lr"] / first["share"]
         if self.valid is not None:
             batches = in_order(self.valid, 4 * self.stage.batch_atoms)
             with self.average.applied():

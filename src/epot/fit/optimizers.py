@@ -21,6 +21,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
 RATES: dict[str, float] = {"adamw": 3e-3, "amsgrad": 1e-2, "schedule_free": 1e-2, "muon": 4e-3, "soap": 3e-3}
 
+RADIAL_RATES = dict.fromkeys(RATES, 0.1) | {"amsgrad": 1.0}
+"""Shares of the rate for radial functions; AMSGrad is slow enough everywhere, and its papers know no such share."""
+
 
 def own(potential: nn.Module) -> Name:
     """The optimizer of a potential: L-BFGS if all that is trained asks for it (``optimizer = "lbfgs"``)."""

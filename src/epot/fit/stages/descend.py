@@ -50,7 +50,8 @@ class Descend(Stage):
         learning_rate: at the top of the schedule; None for the optimizer's own.
         radial_rate: share of that rate for what makes radial functions (of ``mace``). Between a bond's length
             and the next neighbors' there are no data: what is learned fast is arbitrary there, and forces on
-            stretched bonds with it.
+            stretched bonds with it. None for the optimizer's own: a tenth, and all of it with AMSGrad, which is slow
+            enough everywhere.
         weight_decay: decoupled, on matrices only.
         schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
             (halved where the validation score stops improving) or ``"constant"``.
@@ -95,7 +96,7 @@ class Descend(Stage):
         batch_pairs: int | None = None,
         optimizer: OptimizerName | None = None,
         learning_rate: float | None = None,
-        radial_rate: float = 0.1,
+        radial_rate: float | None = None,
         weight_decay: float = 0.02,
         schedule: ScheduleKind = "linear",
         warmup: float = 0.02,
