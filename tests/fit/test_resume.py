@@ -37,14 +37,15 @@ def numbers(folder):
 
 
 def kill_in_epoch(folder, epoch):
-    """Run slowly, and kill -9 in the middle of an epoch; returns the checkpoint's position."""
+    """Run slowly, and kill -9 in the middle of that epoch, or of a later one where the machine is too busy to see it;
+    returns the checkpoint's position."""
     process = start(folder, pause=0.03)
     path = folder / "checkpoints" / "stage1.safetensors"
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists():
             position = checkpoint.load(path)[1]["position"]
-            if position["epoch"] == epoch and position["batch"] >= 1:
+            if position["epoch"] >= epoch and position["batch"] >= 1:
                 break
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -69,7 +70,7 @@ def test_killed_and_repeated_equals_uninterrupted(tmp_path, toynet):
     running = start(whole)
     in_process(other, seed=1)
     at = kill_in_epoch(killed, 3)
-    assert at["epoch"] == 3
+    assert at["epoch"] >= 3
     assert at["batch"] > 0
     with (killed / "journal.jsonl").open("a") as out:
         out.write('{"event": "epoch", "torn')  # a line torn by the kill
