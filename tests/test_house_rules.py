@@ -240,6 +240,18 @@ def test_control_using_a_name_loads_what_it_needs():
     assert "torch" in loaded("import epot; epot.Potential")
 
 
+def test_reading_a_model_does_not_load_the_compiler(tmp_path):
+    """It takes more than a second of every command."""
+    read = """
+        from epot import modelfile
+        from epot.potential import make
+        path = modelfile.save({path!r}, make({{"name": "mace", "elements": [1, 8], "n_channels": 4}}))
+        modelfile.load(path)
+    """.format(path=str(tmp_path / "m.epot"))
+    assert {"torch", "sympy"} & loaded(read) == {"torch"}
+    assert "sympy" in loaded("import torch._dynamo")  # control
+
+
 def test_help_is_light():
     light = loaded("""
         import sys

@@ -253,6 +253,20 @@ def test_huge_configurations_allocate_nothing(n_features, tmp_path):
         modelfile.load(written(tmp_path / "m.epot", {"format": 1, "config": config}))
 
 
+def test_huge_constants_are_not_allocated(saved, monkeypatch):
+    """However a constructor asks for them. Control: what a file has room for."""
+    header, tensors = parts(saved)
+    asks = [lambda n: torch.zeros(n, n), lambda n: torch.zeros((n, n)), lambda n: torch.full((n, n), 1.0),
+            lambda n: torch.eye(n), lambda n: torch.empty(size=(n, n)), lambda n: [torch.ones(n) for _ in range(n)]]  # fmt: skip
+    for ask in asks:
+        monkeypatch.setattr(modelfile, "make", lambda config, ask=ask: ask(10**6))
+        with pytest.raises(ModelFileError, match="asks for"):
+            modelfile.load(written(saved, header, tensors))
+    monkeypatch.setattr(modelfile, "make", lambda config: (torch.zeros(1000, 1000), Offsets((1, 8)))[1])
+    with pytest.raises(ModelFileError, match="lacks the tensors"):
+        modelfile.load(written(saved, header, tensors))
+
+
 def test_huge_tensors_in_the_table_of_contents(tmp_path):
     """The table says 8 TB; the file has 8 bytes."""
     table = json.dumps({"x": {"dtype": "F64", "shape": [10**12], "data_offsets": [0, 8 * 10**12]}}).encode()

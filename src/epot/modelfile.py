@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .errors import ModelFileError
 from .files import write_atomic
@@ -77,33 +78,57 @@ def load(path: str | os.PathLike, device: str = "cpu") -> tuple[Potential, dict[
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
     header, tensors = _read(path)
-    _refuse_huge(header["config"], tensors, path)
+    _refuse_huge(header["config"], path)
+    allowance = _Allowance(sum(t.numel() for t in tensors.values()))
     try:
-        with torch.random.fork_rng(devices=[]):  # constructors draw initial weights: leave the caller's state alone
+        # constructors draw initial weights: leave the caller's state alone
+        with torch.random.fork_rng(devices=[]), allowance:
             potential = make(header["config"])
+    except _TooMuch as why:
+        raise ModelFileError(f"{path}: {why}") from None
     except Exception as why:  # what constructors make of a hostile configuration can be anything
         raise ModelFileError(f"{path}: its configuration does not build a potential: {why}") from why
     _restore(potential, tensors, path)
     return potential.to(device).eval(), header["about"]
 
 
-def _refuse_huge(config: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a configuration that asks for far more memory than the file has numbers, before any is allocated."""
+class _Allowance(TorchFunctionMode):
+    """Stops a constructor that asks torch for far more numbers than the file has, before they are allocated."""
+
+    def __init__(self, held: int) -> None:
+        super().__init__()
+        self.held = held
+        self.asked = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in MADE:
+            size = kwargs.get("size", args[:1] if func is torch.full else args)
+            sides = size[0] if len(size) == 1 and isinstance(size[0], Sequence) else size
+            self.asked += math.prod(sides) ** (2 if func is torch.eye and len(sides) == 1 else 1)
+            if self.asked > 10 * self.held + LARGEST:
+                raise _TooMuch(f"its configuration asks for {self.asked:.1e} numbers but it holds {self.held:.1e}.")
+        return func(*args, **kwargs)
+
+
+class _TooMuch(Exception):
+    """More numbers than a file allows."""
+
+
+MADE = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
+"""What parameters and buffers begin as."""
+
+
+def _refuse_huge(config: Any, path: Path) -> None:
+    """Refuse a configuration with a number that cannot be the size of anything."""
     values = [config]
     while values:
         value = values.pop()
         values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ModelFileError(f"{path}: its configuration holds {value}, which cannot be the size of anything.")
-    try:
-        with torch.device("meta"):  # shapes without memory
-            shell = make(config)
-        asked = sum(t.numel() for t in [*shell.parameters(), *shell.buffers()])
-    except Exception:  # not all constructors can do without memory; what is wrong is said when it is built
-        return
-    held = sum(t.numel() for t in tensors.values())
-    if asked > 10 * held + LARGEST:
-        raise ModelFileError(f"{path}: its configuration asks for {asked:.1e} numbers but it holds {held:.1e}.")
 
 
 def _plain(value: Any, where: str) -> Any:
