@@ -257,7 +257,8 @@ def test_huge_constants_are_not_allocated(saved, monkeypatch):
     """However a constructor asks for them. Control: what a file has room for."""
     header, tensors = parts(saved)
     asks = [lambda n: torch.zeros(n, n), lambda n: torch.zeros((n, n)), lambda n: torch.full((n, n), 1.0),
-            lambda n: torch.eye(n), lambda n: torch.empty(size=(n, n)), lambda n: [torch.ones(n) for _ in range(n)]]  # fmt: skip
+            lambda n: torch.eye(n), lambda n: torch.empty(size=(n, n)),
+            lambda n: [torch.ones(n) for _ in range(n)]]  # fmt: skip
     for ask in asks:
         monkeypatch.setattr(modelfile, "make", lambda config, ask=ask: ask(10**6))
         with pytest.raises(ModelFileError, match="asks for"):
