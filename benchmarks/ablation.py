@@ -18,6 +18,7 @@ first, so that a table of one seed is complete before the second begins.
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -31,7 +32,7 @@ DATA = Path(os.environ.get("EPOT_DATA", Path(__file__).resolve().parents[2] / "s
 SUITE = "3bpa"
 BASE = {
     "descend": {
-        "optimizer": "muon", "learning_rate": 0.01, "radial_rate": 0.1, "weight_decay": 0.0, "schedule": "linear",
+        "optimizer": "muon", "learning_rate": 0.01, "radial_rate": 1.0, "weight_decay": 0.0, "schedule": "linear",
         "warmup": 0.02, "loss": "mse", "delta": 0.01, "energy_weight": 10.0, "energy_growth": 10.0, "centered": True,
         "ema": 0.999, "batch_atoms": 135, "polish": 0,
     },
@@ -44,13 +45,16 @@ def descend(**settings):
     return {"descend": settings}
 
 
-OWN = {"adamw": 3e-3, "schedule_free": 1e-2, "muon": 1e-2, "soap": 3e-3}
+OWN = {"adamw": 3e-3, "amsgrad": 1e-2, "schedule_free": 1e-2, "muon": 1e-2, "soap": 3e-3}
 GROUPS = {
     "ema": {"0.999": {}, "off": descend(ema=0.0)},
     "schedule": {k: descend(schedule=k) for k in ("linear", "cosine", "plateau")},
     "optimizer": {k: descend(optimizer=k, learning_rate=rate) for k, rate in OWN.items()},
     "rate": {f"{rate:g}": descend(learning_rate=rate) for rate in (5e-3, 1e-2, 2e-2)},
-    "radial rate": {f"{share:g}": descend(radial_rate=share) for share in (0.1, 1.0)},
+    "radial rate": {f"{share:g}": descend(radial_rate=share) for share in (0.3, 1.0)},
+    "radial functions": {
+        "left to AdamW": {}, "turned by Muon": {"turned": 1.0}, "turned by Muon, at a tenth": {"turned": 0.1}
+    },
     "constant": {"free": {}, "fitted": descend(centered=False)},
     "decay": {f"{decay:g}": descend(weight_decay=decay) for decay in (0.0, 0.02)},
     "growth": {f"{growth:g}": descend(energy_growth=growth) for growth in (1.0, 10.0)},
@@ -79,7 +83,7 @@ GROUPS = {
         "3 fits, a third each": {"members": 3},
     },
 }  # fmt: skip
-ONLY_MACE = ("radial rate", "radial", "blocks", "network", "features", "couplings")
+ONLY_MACE = ("radial rate", "radial functions", "radial", "blocks", "network", "features", "couplings")
 
 
 def seconds(text):
@@ -102,7 +106,7 @@ def settings_of(args, change):
     length = {"max_time": seconds(args.max_time)} if args.epochs is None else {"epochs": args.epochs}
     stages["descend"] = length | stages["descend"]
     stages["descend"].setdefault("learning_rate", RATES[stages["descend"]["optimizer"]])
-    more = {k: change[k] for k in ("scaled", "moved", "members", "restart") if k in change}
+    more = {k: change[k] for k in ("scaled", "moved", "members", "restart", "turned") if k in change}
     return {"model": model, "stages": json.loads(json.dumps(stages))} | more
 
 
@@ -153,6 +157,30 @@ def mean_of(potentials):
             return Output(torch.stack([one(graph).energy for one in self.each]).mean(0))
 
     return Mean(potentials)
+
+
+@contextlib.contextmanager
+def turned(share):
+    """Muon turns the matrices of radial functions, too, at a share of the rate."""
+    from epot.fit import optimizers
+
+    made = optimizers.make
+
+    def make(name, potential, lr, weight_decay, radial_rate=1.0):
+        radial = {id(p) for p in optimizers.radial_parameters(potential)}
+        matrices, others = optimizers.split(potential)
+        groups = [
+            {"params": own, "weight_decay": 0.0, "matrix": matrix, "share": part, "lr": part * lr}
+            for slow, part in ((False, 1.0), (True, share)) for some, matrix in ((matrices, True), (others, False))
+            if (own := [p for p in some if (id(p) in radial) == slow])
+        ]  # fmt: skip
+        return optimizers.Muon(groups, lr=lr)
+
+    optimizers.make = make
+    try:
+        yield
+    finally:
+        optimizers.make = made
 
 
 def score(errors, train):
@@ -212,7 +240,8 @@ def run(args, settings, seed, folder):
             potential.terms["body"] = scaled(potential.terms["body"])
         plan = build_stages(None, potential, False, stages)
         kept = folder if n_members == 1 and "scaled" not in settings else None  # what no file can hold
-        state = fit(potential, train, valid=valid, stages=plan, folder=kept, seed=own, device=args.device)
+        with turned(settings["turned"]) if "turned" in settings else contextlib.nullcontext():
+            state = fit(potential, train, valid=valid, stages=plan, folder=kept, seed=own, device=args.device)
         members.append(copy.deepcopy(state.potential))
         steps += [line["step"] for line in state.journal.lines if line["event"] == "epoch"][-1]
     made = mean_of(members) if n_members > 1 else state.potential
@@ -296,7 +325,7 @@ def main():
     plan = plan_of(args)
     if args.list:
         for group, labels in GROUPS.items():
-            print("\n".join(f"{group:12s}{label:24s}{json.dumps(change)}" for label, change in labels.items()))
+            print("\n".join(f"{group:18s}{label:32s}{json.dumps(change)}" for label, change in labels.items()))
         return
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "results.jsonl"

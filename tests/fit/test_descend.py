@@ -132,7 +132,8 @@ def test_learning_rate_and_clipping(toynet, molecules):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "given", "expected"), [("muon", None, 0.1), ("amsgrad", None, 1.0), ("amsgrad", 0.3, 0.3)]
+    ("optimizer", "given", "expected"),
+    [("muon", None, 1.0), ("soap", None, 0.1), ("amsgrad", None, 1.0), ("amsgrad", 0.3, 0.3)],
 )
 def test_rates_are_the_optimizers_own_unless_given(toynet, molecules, monkeypatch, optimizer, given, expected):
     """Of radial functions; and the journal's rate is the schedule's, whatever share of it the first group has."""

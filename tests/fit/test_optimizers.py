@@ -7,6 +7,7 @@ from epot.errors import FitError
 from epot.fit import checkpoint, optimizers
 from epot.fit.optimizers import Muon, ScheduleFree, Soap, make, orthogonalize, split
 from epot.models.mace import MACE
+from epot.models.painn import PaiNN
 
 
 def random(*shape, seed=0):
@@ -63,17 +64,20 @@ def quadratic(optimizer_class, steps=60, **settings):
     return losses, optimizer, (w, bias)
 
 
-def test_the_rest_of_muon_is_adamw():
-    """Witness: torch.optim.AdamW on the same gradients."""
-    mine, other = (torch.nn.Parameter(random(5)) for _ in range(2))
-    ours = Muon([{"params": [mine], "matrix": False, "weight_decay": 0.1}], lr=0.03)
-    theirs = torch.optim.AdamW([other], lr=0.03, weight_decay=0.1)
-    for k in range(6):
-        grad = random(5, seed=10 + k)
-        mine.grad, other.grad = grad.clone(), grad.clone()
-        ours.step()
-        theirs.step()
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_the_rest_of_muon_is_adamw(amsgrad):
+    """Witness: torch.optim.AdamW on the same gradients, which fall; control: of the other kind."""
+    mine, other, control = (torch.nn.Parameter(random(5)) for _ in range(3))
+    ours = Muon([{"params": [mine], "matrix": False, "weight_decay": 0.1, "amsgrad": amsgrad}], lr=0.03)
+    theirs = torch.optim.AdamW([other], lr=0.03, weight_decay=0.1, amsgrad=amsgrad, betas=(0.9, 0.999))
+    wrong = torch.optim.AdamW([control], lr=0.03, weight_decay=0.1, amsgrad=not amsgrad, betas=(0.9, 0.999))
+    for k in range(20):
+        grad = 0.5**k * random(5, seed=10 + k)
+        for p, optimizer in ((mine, ours), (other, theirs), (control, wrong)):
+            p.grad = grad.clone()
+            optimizer.step()
     torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+    assert (mine - control).abs().max() > 1e-5
 
 
 def test_amsgrad_has_the_rate_of_weights_that_a_root_divides():
@@ -108,6 +112,26 @@ def test_widths_of_maps_in_mace():
     assert all(width is None for name, width in names.items() if "powers" in name)
     shares = {g["share"] for g in make("amsgrad", potential, 1e-2, 0.0, radial_rate=0.1).param_groups}
     assert any(abs(x - 0.1 * 8**-0.5) < 1e-12 for x in shares)
+
+
+@pytest.mark.parametrize(("weight", "width"), [("network.layers.0", 8), ("weight", 5)])
+def test_muon_leaves_radial_functions_to_amsgrad(weight, width):
+    """Witness: torch's AMSGrad at the rate over the root of the width. Control: a map of channels, which Muon turns."""
+    potential = MACE([1, 8], n_channels=6, max_l=1, max_ell=2, radial_mlp=(5,)).double()
+    parts = dict(potential.named_parameters())
+    mine, turned = (parts[f"interactions.0.{name}"] for name in (weight, "up"))
+    other, plain = (torch.nn.Parameter(p.detach().clone()) for p in (mine, turned))
+    ours = make("muon", potential, 0.01, 0.0, radial_rate=0.5)
+    theirs = torch.optim.AdamW([other], lr=0.5 * 0.01 * width**-0.5, weight_decay=0.0, amsgrad=True)
+    control = torch.optim.AdamW([plain], lr=0.01, weight_decay=0.0)
+    for k in range(4):
+        for p, q in ((mine, other), (turned, plain)):
+            p.grad = random(*p.shape, seed=k)
+            q.grad = p.grad.clone()
+        for optimizer in (ours, theirs, control):
+            optimizer.step()
+    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+    assert (turned - plain).abs().max() > 0.005
 
 
 def test_muon_against_torch():
@@ -304,3 +328,12 @@ def test_schedule_free_keeps_better_weights_than_it_is_at():
         optimizer.step()
     errors = [float((w - target).norm()) for w in (optimizer.averages([p])[0], optimizer.state[p]["z"])]
     assert errors[0] < 0.6 * errors[1]
+
+
+def test_only_models_that_say_so_have_the_rates_of_e3nn():
+    """Control: a model whose weights are what its paper states rates of keeps AdamW at the whole rate."""
+    for potential, expected in ((MACE([1, 8], n_channels=4, max_ell=1), True), (PaiNN((1, 8), n_features=8), False)):
+        rest = [g for g in make("muon", potential, 1e-2, 0.0).param_groups if not g["matrix"]]
+        assert rest
+        assert {g["amsgrad"] for g in rest} == {expected}
+        assert (min(g["share"] for g in rest) < 1) == expected

@@ -1,4 +1,4 @@
-"""Optimizers: AdamW, AMSGrad, AdamW without a schedule, Muon for matrices with AdamW for the rest, and SOAP.
+"""Optimizers: AdamW, AMSGrad, AdamW without a schedule, Muon for matrices with AMSGrad for the rest, and SOAP.
 
 Also which weights may decay.
 """
@@ -21,8 +21,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
 RATES: dict[str, float] = {"adamw": 3e-3, "amsgrad": 1e-2, "schedule_free": 1e-2, "muon": 4e-3, "soap": 3e-3}
 
-RADIAL_RATES = dict.fromkeys(RATES, 0.1) | {"amsgrad": 1.0}
-"""Shares of the rate for radial functions; AMSGrad is slow enough everywhere, and its papers know no such share."""
+RADIAL_RATES = dict.fromkeys(RATES, 0.1) | {"amsgrad": 1.0, "muon": 1.0}
+"""Shares of the rate for radial functions; none where AMSGrad moves them at the rate of its papers, as with Muon."""
 
 
 def own(potential: nn.Module) -> Name:
@@ -45,9 +45,11 @@ def make(
         potential: only parameters that require a gradient are taken.
         lr: learning rate. Muon's updates are scaled to the root mean square of AdamW's, so one rate serves all. That of
             AMSGrad is of weights before they are divided by the root of how many numbers they add (:func:`widths`), as
-            the papers of NequIP and MACE state it (e3nn divides at every call, here the weights hold it).
+            the papers of NequIP and MACE state it (e3nn divides at every call, here the weights hold it). What Muon
+            leaves follows it, too, in a potential with ``rates_by_width = True``, else AdamW at the whole rate.
         weight_decay: decoupled, on matrices only: never on biases, embeddings, norms, or a readout.
-        radial_rate: share of the rate at which :func:`radial_parameters` learn.
+        radial_rate: share of the rate at which :func:`radial_parameters` learn. Muon leaves these: it would move all
+            directions of their weights alike, and those that no distance in the data tells anything of, too.
 
     Returns:
         With ``share`` of each group, that of the rate.
@@ -57,16 +59,18 @@ def make(
         others = others + [p for p in matrices if p.dim() > 2]
         matrices = [p for p in matrices if p.dim() == 2]
     radial = {id(p) for p in radial_parameters(potential)}
+    width, by_width = widths(potential), any(getattr(m, "rates_by_width", False) for m in potential.modules())
     groups: list[dict[str, Any]] = []
     for slow, share in ((False, 1.0), (True, radial_rate)):
-        for some, decay, matrix in ((matrices, weight_decay, True), (others, 0.0, False)):
+        for some, decay, matrix in ((matrices, weight_decay, not (slow and name == "muon")), (others, 0.0, False)):
             own = [p for p in some if (id(p) in radial) == slow]
-            groups.append({"params": own, "weight_decay": decay, "matrix": matrix, "share": share, "lr": share * lr})
+            papers = name == "amsgrad" or (name == "muon" and not matrix and by_width)
+            group = {"params": own, "weight_decay": decay, "matrix": matrix, "share": share, "lr": share * lr}
+            group["amsgrad"] = papers
+            groups.extend(_by_width(group, width) if papers else [group])
     groups = [g for g in groups if g["params"]]
-    if name == "amsgrad":
-        groups = list(_by_width(groups, widths(potential)))
     if name in ("adamw", "amsgrad"):
-        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=True, amsgrad=name == "amsgrad")
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=True)
     if name == "schedule_free":
         return ScheduleFree(groups, lr=lr)
     return (Muon if name == "muon" else Soap)(groups, lr=lr)
@@ -111,13 +115,12 @@ def widths(potential: nn.Module) -> dict[int, int]:
     return found
 
 
-def _by_width(groups: Iterable[dict[str, Any]], widths: dict[int, int]) -> Iterator[dict[str, Any]]:
+def _by_width(group: dict[str, Any], widths: dict[int, int]) -> Iterator[dict[str, Any]]:
     """Groups in which all maps are equally wide, each with its share of the rate."""
-    for group in groups:
-        for width in sorted({widths.get(id(p), 1) for p in group["params"]}):
-            same = [p for p in group["params"] if widths.get(id(p), 1) == width]
-            root = width**-0.5
-            yield group | {"params": same, "share": root * group["share"], "lr": root * group["lr"]}
+    for width in sorted({widths.get(id(p), 1) for p in group["params"]}):
+        same = [p for p in group["params"] if widths.get(id(p), 1) == width]
+        root = width**-0.5
+        yield group | {"params": same, "share": root * group["share"], "lr": root * group["lr"]}
 
 
 def radial_parameters(potential: nn.Module) -> list[nn.Parameter]:
@@ -164,10 +167,10 @@ def _multiplies_bfloat16() -> bool:
 
 
 class _MatrixOptimizer(torch.optim.Optimizer):
-    """AdamW for groups with ``matrix=False``; a subclass says what to do with the others."""
+    """AdamW for groups with ``matrix=False``, AMSGrad with ``amsgrad=True``; a subclass does the others."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "matrix": False}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "matrix": False, "amsgrad": False}
         super().__init__(groups, defaults)
 
     @torch.no_grad()
@@ -194,7 +197,8 @@ class _MatrixOptimizer(torch.optim.Optimizer):
             state = self.state[p]
             if not state:
                 state["steps"] = 0
-                state["mean"], state["square"] = torch.zeros_like(p), torch.zeros_like(p)
+                for part in ("mean", "square", *(["largest"] if group["amsgrad"] else [])):
+                    state[part] = torch.zeros_like(p)
             state["steps"] += 1
         steps = self.state[parameters[0]]["steps"]
         means = [self.state[p]["mean"] for p in parameters]
@@ -202,6 +206,10 @@ class _MatrixOptimizer(torch.optim.Optimizer):
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        if group["amsgrad"]:
+            largest = [self.state[p]["largest"] for p in parameters]
+            torch._foreach_maximum_(largest, squares)
+            squares = largest
         scale = torch._foreach_sqrt(squares)
         torch._foreach_div_(scale, math.sqrt(1 - beta2**steps))
         torch._foreach_add_(scale, group["eps"])
@@ -209,7 +217,7 @@ class _MatrixOptimizer(torch.optim.Optimizer):
 
 
 class Muon(_MatrixOptimizer):
-    """Momentum, orthogonalized (Jordan et al. 2024), for matrices; AdamW for the rest.
+    """Momentum, orthogonalized (Jordan et al. 2024), for matrices; AdamW or AMSGrad for the rest.
 
     An update of shape ``(rows, columns)`` is scaled by ``0.2 sqrt(max(rows, columns))``, which gives it the root mean
     square of an AdamW update (Liu et al. 2025, https://arxiv.org/abs/2502.16982, equation 4).

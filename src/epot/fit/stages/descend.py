@@ -41,8 +41,8 @@ class Descend(Stage):
             numbers depend on the machine's speed).
         batch_atoms: structures are packed into batches of at most so many atoms.
         batch_pairs: and at most so many neighbor pairs; None for no limit.
-        optimizer: ``"muon"``, ``"soap"``, ``"adamw"``, ``"amsgrad"`` (of the papers of NequIP and MACE: slower, for
-            long fits that must extrapolate) or ``"schedule_free"`` AdamW, which averages the weights itself
+        optimizer: ``"muon"``, ``"soap"``, ``"adamw"``, ``"amsgrad"`` (of the papers of NequIP and MACE: slower)
+            or ``"schedule_free"`` AdamW, which averages the weights itself
             (``schedule`` after the warm-up and ``ema`` do not apply; ``benchmarks/ablation.py`` compares them), or
             ``"lbfgs"`` for few parameters: on the whole training set at once, up to ``epochs`` (1000) iterations;
             rates, schedule and averages do not apply. None for the potential's own: L-BFGS for classical forms, else
@@ -50,8 +50,8 @@ class Descend(Stage):
         learning_rate: at the top of the schedule; None for the optimizer's own.
         radial_rate: share of that rate for what makes radial functions (of ``mace``). Between a bond's length
             and the next neighbors' there are no data: what is learned fast is arbitrary there, and forces on
-            stretched bonds with it. None for the optimizer's own: a tenth, and all of it with AMSGrad, which is slow
-            enough everywhere.
+            stretched bonds with it. None for the optimizer's own: a tenth, and all of it with AMSGrad and with Muon,
+            which leaves these functions to AMSGrad.
         weight_decay: decoupled, on matrices only.
         schedule: after the warm-up: ``"linear"`` or ``"cosine"`` to zero at the end of the budget, ``"plateau"``
             (halved where the validation score stops improving) or ``"constant"``.
