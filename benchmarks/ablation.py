@@ -62,8 +62,8 @@ GROUPS = {
     "offsets": {"by composition": {}, MEAN: {"offsets": {"method": MEAN}}},
     "radial": {"8 functions, p = 5": {}, "16 functions, p = 6": {"model": {"n_radial": 16, "cutoff_power": 6}}},
     "blocks": {
-        "agnostic, residual": {},
-        "residual, both": {"model": {"interaction_first": "residual"}},
+        "residual, both": {},
+        "agnostic, residual": {"model": {"interaction_first": "agnostic"}},
         "divided by a density": {"model": {"interaction_first": "density", "interaction": "density_residual"}},
         "nonlinear, gated": {
             "model": {"interaction_first": "nonlinear", "interaction": "nonlinear", "cutoff_on_radial": False}

@@ -92,7 +92,7 @@ def test_degenerate_rings(correlation):
 
 VARIANTS = {
     "default": {},
-    "residual first": {"interaction_first": "residual", "distance_transform": "soft", "max_l": 0},
+    "agnostic first": {"interaction_first": "agnostic", "distance_transform": "soft", "max_l": 0},
     "density": {"interaction_first": "density", "interaction": "density_residual", "distance_transform": "agnesi"},
     "nonlinear": {"interaction_first": "nonlinear", "interaction": "nonlinear", "cutoff_on_radial": False},
     "agnostic": {"interaction": "agnostic", "agnostic_product": True, "radial": "chebyshev", "cutoff_on_radial": False},

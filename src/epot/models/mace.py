@@ -142,7 +142,7 @@ class MACE(Potential):
         radial_mlp: Sequence[int] = (64, 64),
         distance_transform: Transform | None = None,
         interaction: Kind = "residual",
-        interaction_first: Kind = "agnostic",
+        interaction_first: Kind = "residual",
         n_readout: int = 16,
         n_edge_channels: int | None = None,
         reduced_couplings: bool = True,
