@@ -202,12 +202,14 @@ def test_potentials_of_other_elements_on_one_graph():
 
 
 def test_an_atom_alone():
-    """Without neighbors there is nothing in an agnostic block; no force either."""
+    """No force. Without neighbors nothing is in an agnostic first layer; control: a residual one keeps the atom."""
     for z in (1, 6, 8):
-        found = predict(model(), build(Structure(np.array([z]), np.zeros((1, 3))), 3.5))
+        graph = build(Structure(np.array([z]), np.zeros((1, 3))), 3.5)
+        found = predict(model(), graph)
         assert torch.isfinite(found.energy).all()
         assert not found.forces.any()
-    assert float(predict(model(n_layers=1), build(Structure(np.array([6]), np.zeros((1, 3))), 3.5)).energy) == 0
+        assert float(predict(model(n_layers=1, interaction_first="agnostic"), graph).energy) == 0
+        assert float(predict(model(n_layers=1), graph).energy) != 0
 
 
 def test_mean_number_of_neighbors_is_set_once():
