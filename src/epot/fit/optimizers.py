@@ -1,4 +1,4 @@
-"""Optimizers: AdamW, AMSGrad, AdamW without a schedule, Muon for matrices with AMSGrad for the rest, and SOAP.
+"""Optimizers: AdamW, AMSGrad, AdamW without a schedule, Muon for matrices with AdamW or AMSGrad for the rest, and SOAP.
 
 Also which weights may decay.
 """
