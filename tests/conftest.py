@@ -1,6 +1,7 @@
 """What all tests share: small systems, the reference data, a known potential."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the reference data is not here; set EPOT_DATA to its folder")
     return folder
+
+
+@pytest.fixture
+def spawn():
+    """``subprocess.Popen`` whose children do not outlive the test, however it ends."""
+    children = []
+
+    def start(*args, **options):
+        children.append(subprocess.Popen(*args, **options))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()  # nothing, where it has ended
+        child.wait()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 @pytest.fixture

@@ -299,7 +299,7 @@ def test_a_failed_write_leaves_the_previous_file(potential, saved, monkeypatch):
     assert os.listdir(saved.parent) == [saved.name]
 
 
-def test_a_kill_while_writing_leaves_the_previous_file(saved, tmp_path):
+def test_a_kill_while_writing_leaves_the_previous_file(saved, spawn):
     """SIGKILL arrives when the new bytes are written but not yet in place."""
     before = saved.read_bytes()
     script = textwrap.dedent("""
@@ -309,11 +309,10 @@ def test_a_kill_while_writing_leaves_the_previous_file(saved, tmp_path):
         os.fsync = lambda handle: (print("writing", flush=True), time.sleep(60))
         modelfile.save(sys.argv[1], Offsets((1,)))
     """)
-    child = subprocess.Popen([sys.executable, "-c", script, str(saved)], stdout=subprocess.PIPE)
+    child = spawn([sys.executable, "-c", script, str(saved)], stdout=subprocess.PIPE)
     assert child.stdout.readline().strip() == b"writing"
     child.send_signal(signal.SIGKILL)
     child.wait()
-    child.stdout.close()
     assert saved.read_bytes() == before
     assert modelfile.load(saved)[1] == {"elements": ["H", "O"]}
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch.overrides import TorchFunctionMode
 
+from . import tensorfile
 from .errors import ModelFileError
 from .files import write_atomic
 from .potential import Potential, make
@@ -148,9 +148,8 @@ def _plain(value: Any, where: str) -> Any:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            raw = (file.metadata() or {}).get(KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = tensorfile.read(path)
+        raw = metadata.get(KEY)
     except Exception as why:  # safetensors raises its own, and whatever torch makes of odd shapes and types
         raise ModelFileError(f"{path} is not a model file, or not a complete one: {why}") from why
     if raw is None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -133,11 +132,11 @@ label(copper(24), "label_engines:Slow", options={options!r}, out={out!r}, worker
 """
 
 
-def test_a_kill_loses_at_most_what_was_in_flight(tmp_path):
+def test_a_kill_loses_at_most_what_was_in_flight(tmp_path, spawn):
     out, log, folder = tmp_path / "out.xyz", tmp_path / "log", str(Path(__file__).parent)
     options = {"seconds": 0.1, "log": str(log)}
     script = SCRIPT.format(tests=folder, options=options, out=str(out))
-    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": folder})
+    process = spawn([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": folder})
     deadline = time.monotonic() + 60
     while (len(log.read_text().splitlines()) if log.exists() else 0) < 8 and time.monotonic() < deadline:
         time.sleep(0.02)

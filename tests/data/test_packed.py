@@ -178,7 +178,7 @@ def test_a_journal_by_itself(tmp_path):
     assert not (tmp_path / "x.journal").exists()
 
 
-def test_kill_minus_nine_at_any_moment(tmp_path):
+def test_kill_minus_nine_at_any_moment(tmp_path, spawn):
     """SIGKILL, twice, then the same command to the end: the same bytes as without a kill."""
     source = xyz(tmp_path / "a.xyz", 500)
     whole = pack(source, tmp_path / "whole.h5", batch=20)
@@ -186,7 +186,7 @@ def test_kill_minus_nine_at_any_moment(tmp_path):
                str(source), str(tmp_path / "a.h5")]  # fmt: skip
     journal, last, kills = tmp_path / "a.h5.journal", 0, 0
     for _ in range(2):
-        process = subprocess.Popen(command)
+        process = spawn(command)
         while process.poll() is None and (not journal.exists() or journal.stat().st_size < last + 25_000):
             time.sleep(0.002)
         if process.poll() is None:

@@ -19,10 +19,16 @@ from epot.fit import journal as journals
 TOY = Path(__file__).parent / "toys" / "run_toy.py"
 
 
-def start(folder, seed=0, pause=0.0):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "EPOT_PROGRESS": "0"}
-    command = [sys.executable, str(TOY), str(folder), str(seed), str(pause)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+@pytest.fixture
+def start(spawn):
+    """``start(folder, seed, pause)``: the toy fit in a process of its own."""
+
+    def toy(folder, seed=0, pause=0.0):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "EPOT_PROGRESS": "0"}
+        command = [sys.executable, str(TOY), str(folder), str(seed), str(pause)]
+        return spawn(command, env=environment, stderr=subprocess.PIPE)
+
+    return toy
 
 
 def finish(process):
@@ -36,7 +42,7 @@ def numbers(folder):
     return [{k: v for k, v in line.items() if k not in ("time", "seconds")} for line in lines]
 
 
-def kill_in_epoch(folder, epoch):
+def kill_in_epoch(start, folder, epoch):
     """Run slowly, and kill -9 in the middle of that epoch, or of a later one where the machine is too busy to see it;
     returns the checkpoint's position."""
     process = start(folder, pause=0.03)
@@ -64,12 +70,12 @@ def in_process(folder, seed=0):
         sys.path.remove(str(TOY.parent))
 
 
-def test_killed_and_repeated_equals_uninterrupted(tmp_path, toynet):
+def test_killed_and_repeated_equals_uninterrupted(tmp_path, toynet, start):
     """Witness: the uninterrupted run, bit for bit. Control: another seed."""
     whole, killed, other = tmp_path / "whole", tmp_path / "killed", tmp_path / "other"
     running = start(whole)
     in_process(other, seed=1)
-    at = kill_in_epoch(killed, 3)
+    at = kill_in_epoch(start, killed, 3)
     assert at["epoch"] >= 3
     assert at["batch"] > 0
     with (killed / "journal.jsonl").open("a") as out:
@@ -116,6 +122,23 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     safetensors.torch.save_file({"x": torch.ones(1)}, path)
     with pytest.raises(FitError, match="not a complete checkpoint"):
         checkpoint.load(path)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+    """A fit replaces it many times a second; control: safetensors' own reader, which opens the file twice."""
+    path = tmp_path / "c.safetensors"
+    opened = torch.UntypedStorage.from_file
+
+    def replaced(*args, **options):
+        checkpoint.save(path, {"x": torch.ones(3)}, {"step": 2})
+        return opened(*args, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", replaced)
+    checkpoint.save(path, {"x": torch.ones(3000)}, {"step": 1})
+    tensors, facts = checkpoint.load(path)
+    assert (len(tensors["x"]), facts) == (3000, {"step": 1})
+    with pytest.raises(RuntimeError, match="smaller"), safetensors.safe_open(path, framework="pt") as file:
+        file.get_tensor("x")
 
 
 def test_restore_keeps_what_is_trained_and_takes_other_sizes():

@@ -218,7 +218,7 @@ def test_the_folder_is_named_by_the_environment(monkeypatch, tmp_path):
 
 
 @needs_compiler
-def test_two_processes_at_once(small):
+def test_two_processes_at_once(small, spawn):
     """Both compile, both load, one library stays."""
     script = textwrap.dedent(f"""
         from epot import native
@@ -226,7 +226,7 @@ def test_two_processes_at_once(small):
         print(native.library("small").answer())
     """)
     command = [sys.executable, "-W", "error", "-c", script]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [spawn(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         out, err = process.communicate(timeout=100)
         assert out.strip() == "42", err

@@ -12,6 +12,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .. import tensorfile
 from ..errors import EpotError, FitError
 from ..files import write_atomic
 from ..typing import Tensor
@@ -46,10 +47,9 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     if not path.is_file():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as why:
+        tensors, metadata = tensorfile.read(path)
+        facts = json.loads(metadata[KEY])
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as why:
         raise FitError(f"{path} is not a complete checkpoint ({why!r}). Delete it to start this stage again.") from why
     return tensors, facts
 
