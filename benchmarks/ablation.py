@@ -77,6 +77,7 @@ GROUPS = {
     "energy weight": {f"{weight:g}": descend(energy_weight=weight) for weight in (0.1, 10.0)},
     "scale": {"in the readout's weights": {}, "learned, of each element": {"scaled": True}},
     "perturbed": {"no": {}, "each once more, 0.002 Å away": {"moved": 0.002}},
+    "direct forces": {"none": {}, "in the first fifth": {"direct": 0.2}, "in the first half": {"direct": 0.5}},
     "members": {
         "one": {},
         "3 snapshots, with restarts": {"members": 3, "restart": True},
@@ -106,7 +107,7 @@ def settings_of(args, change):
     length = {"max_time": seconds(args.max_time)} if args.epochs is None else {"epochs": args.epochs}
     stages["descend"] = length | stages["descend"]
     stages["descend"].setdefault("learning_rate", RATES[stages["descend"]["optimizer"]])
-    more = {k: change[k] for k in ("scaled", "moved", "members", "restart", "turned") if k in change}
+    more = {k: change[k] for k in ("scaled", "moved", "members", "restart", "turned", "direct") if k in change}
     return {"model": model, "stages": json.loads(json.dumps(stages))} | more
 
 
@@ -213,11 +214,14 @@ def with_moved(train, distance, seed):
 
 def run(args, settings, seed, folder):
     """One fit and its errors, as one line of the results."""
+    from direct_forces import DirectForces
+
     from epot.data.readers import read
     from epot.evaluate import bench
     from epot.evaluate.errors import evaluate
     from epot.fit.config import build_potential, build_stages
     from epot.fit.run import fit
+    from epot.fit.stages.descend import Descend
 
     suite = bench.get(SUITE)
     train, valid = bench.split(suite, args.data, args.n_train, seed)
@@ -227,6 +231,8 @@ def run(args, settings, seed, folder):
     labeled = train
     if "moved" in settings:
         train = with_moved(labeled, settings["moved"], seed)
+    if "direct" in settings:
+        stages["descend"] = stages["descend"] | {"max_time": (1 - settings["direct"]) * stages["descend"]["max_time"]}
     members, n_members, potential, steps = [], settings.get("members", 1), None, 0
     if n_members > 1:
         length = {k: v // n_members for k, v in stages["descend"].items() if k in ("max_time", "epochs")}
@@ -239,6 +245,9 @@ def run(args, settings, seed, folder):
         if "scaled" in settings:
             potential.terms["body"] = scaled(potential.terms["body"])
         plan = build_stages(None, potential, False, stages)
+        if "direct" in settings:
+            place = next(k for k, stage in enumerate(plan) if isinstance(stage, Descend))
+            plan.insert(place, DirectForces(settings["direct"] * seconds(args.max_time), stages["descend"]))
         kept = folder if n_members == 1 and "scaled" not in settings else None  # what no file can hold
         with turned(settings["turned"]) if "turned" in settings else contextlib.nullcontext():
             state = fit(potential, train, valid=valid, stages=plan, folder=kept, seed=own, device=args.device)
