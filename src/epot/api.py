@@ -18,7 +18,7 @@ from .potential import Potential
 
 
 def fit(
-    model: str | Mapping[str, Any] | Potential,
+    model: str | os.PathLike | Mapping[str, Any] | Potential,
     train: Dataset | Sequence[Structure] | Sequence[ase.Atoms] | str | os.PathLike,
     *,
     valid: Dataset | Sequence[Structure] | Sequence[ase.Atoms] | str | os.PathLike | None = None,
@@ -27,7 +27,8 @@ def fit(
     """Fit a potential.
 
     Args:
-        model: a name (``"painn"``), a configuration (``{"name": "painn", "cutoff": 6.0}``) or a potential.
+        model: a name (``"painn"``), a configuration (``{"name": "painn", "cutoff": 6.0}``), a potential, or a model
+            file to start from.
         train: labelled structures, or where they lie.
         valid: held-out ones; a tenth of ``train`` where not given.
         **options: of :func:`epot.fit.run.fit` (``folder``, ``seed``, ``stages``, ``device``, ...).

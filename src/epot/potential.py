@@ -1,4 +1,4 @@
-"""What a potential is, what it returns, and that a sum of potentials is one."""
+"""What a potential is, what it returns, and that a sum of potentials is one, and a committee of them."""
 
 from __future__ import annotations
 
@@ -176,6 +176,71 @@ class Sum(Potential):
         return ""
 
 
+class Committee(Potential):
+    """Several fitted potentials as one: its energy is their mean, each is a member (:func:`epot.combine.combine`).
+
+    Args:
+        members: two or more, of any families; each sees the pairs within its own cutoff. The elements are those that
+            all know.
+
+    Raises:
+        ConfigError: fewer than two.
+    """
+
+    committee = True
+
+    def __init__(self, members: Sequence[Potential]) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise ConfigError(f"A Committee needs two potentials or more; got {len(members)}.")
+        self.members = nn.ModuleList(members)
+        self.n_members = len(members)
+        self.cutoff = max(member.cutoff for member in members)
+        self.pairwise = all(member.pairwise for member in members)
+        known = [set(m.elements) for m in members if m.elements is not None]
+        self.elements = tuple(sorted(set.intersection(*known))) if known else None
+
+    def forward(self, graph: Graph) -> Output:
+        members: list[Potential] = list(self.members)  # type: ignore[arg-type]
+        graphs, shared = self._apart(graph)
+        each: list[Output] = [m(g.within(m.cutoff)) for m, g in zip(members, graphs, strict=True)]
+        energies = torch.stack([out.energy.double() for out in each], 1)
+        charges = [out.charges for out in each if out.charges is not None]
+        variances = [out.variance for out in each if out.variance is not None and out.variance.dim() == 2]
+        return Output(
+            energy=energies.mean(1),
+            members=energies,
+            charges=torch.stack(charges).mean(0) if len(charges) == len(each) else None,
+            variance=torch.stack(variances, -1) if len(variances) == len(each) else None,
+            shared=shared,
+        )
+
+    def _apart(self, graph: Graph) -> tuple[list[Graph], Shared | None]:
+        """The graph once for each member, with a geometry of its own where it will be differentiated."""
+        vectors = graph.vectors()
+        if not vectors.requires_grad:
+            return [graph] * self.n_members, None
+        sources = (vectors,) if self.pairwise else (vectors, graph.positions, graph.cell)
+        copies = tuple(source.expand(self.n_members, *source.shape) for source in sources)
+        names = ("_vectors", "positions", "cell")
+        each = zip(*(copy.unbind() for copy in copies), strict=True)
+        return [graph.replace(**dict(zip(names, own, strict=False))) for own in each], Shared(sources, copies)
+
+    def config(self) -> dict[str, Any]:
+        members: list[Potential] = list(self.members)  # type: ignore[arg-type]
+        return {"name": "committee", "members": [member.config() for member in members]}
+
+    def extra_repr(self) -> str:
+        return ""
+
+
+def parts(potential: nn.Module) -> list[Potential]:
+    """The terms of a sum, the members of a committee; nothing of any other potential."""
+    if isinstance(potential, Sum):
+        return list(potential.terms.values())  # type: ignore[arg-type]
+    return list(potential.members) if isinstance(potential, Committee) else []  # type: ignore[arg-type]
+
+
 def is_committee(potential: nn.Module) -> bool:
     """Whether it, or a term of it, is an ensemble of potentials that are fitted each by itself."""
     return any(getattr(module, "committee", False) for module in potential.modules())
@@ -193,7 +258,7 @@ def has_variance(potential: nn.Module) -> bool:
 
 
 def make(config: str | Mapping[str, Any]) -> Potential:
-    """Build a potential from its configuration: sums, and potentials that are arguments of another, included.
+    """Build a potential from its configuration: sums, committees, and arguments that are potentials, included.
 
     Raises:
         ConfigError: an unknown name or key, or a value of the wrong type.
@@ -203,6 +268,11 @@ def make(config: str | Mapping[str, Any]) -> Potential:
         if set(config) != {"name", "terms"} or not isinstance(terms, Mapping) or not terms:
             raise ConfigError("A sum's configuration is {'name': 'sum', 'terms': {term: configuration, ...}}.")
         return Sum(**{name: make(term) for name, term in terms.items()})
+    if not isinstance(config, str) and config.get("name") == "committee":
+        members = config.get("members")
+        if set(config) != {"name", "members"} or not isinstance(members, (list, tuple)):
+            raise ConfigError("A committee's configuration is {'name': 'committee', 'members': [configuration, ...]}.")
+        return Committee([make(member) for member in members])
     if not isinstance(config, str):
         config = {k: make(v) if _is_potential(v) else v for k, v in config.items()}
     made = registry.make(config)
@@ -215,4 +285,4 @@ def _is_potential(value: Any) -> bool:
     """Whether a value of a configuration is that of a potential: descriptors are built by the model that has them."""
     if not isinstance(value, Mapping) or "name" not in value:
         return False
-    return value["name"] == "sum" or issubclass(registry.get(value["name"]), Potential)
+    return value["name"] in ("sum", "committee") or issubclass(registry.get(value["name"]), Potential)

@@ -38,6 +38,10 @@ class LinearReadout(nn.Module):
     def n_members(self) -> int:
         return self.member_weights.shape[1]
 
+    def forget_members(self) -> None:
+        """Without the ensemble, whose spread is of the fit that drew it."""
+        self.member_weights = self.member_weights[:, :0]
+
     def forward(self, features: Float[Tensor, "atoms features"]) -> tuple[Tensor, Tensor | None]:
         """Energies ``(atoms,)`` and, with an ensemble, those of its members ``(atoms, members)``."""
         energy = features @ self.weight

@@ -15,7 +15,7 @@ import yaml
 from .. import modelfile, registry
 from ..data.structure import Structure
 from ..errors import ConfigError
-from ..potential import Potential, Sum, make
+from ..potential import Committee, Potential, Sum, make
 from ..registry import nearest
 from ..terms.offsets import Offsets
 from .recipe import Stage, check_order, offsets_of, readout_of
@@ -86,7 +86,12 @@ def build_potential(
         what, _ = modelfile.load(what)
         readout = readout_of(what)
         if readout is not None:
-            readout.member_weights = readout.member_weights[:, :0]  # its uncertainty is that of the fit before
+            readout.forget_members()
+    if isinstance(what, Committee):
+        raise ConfigError(
+            f"This is {what.n_members} potentials that were fitted apart: fit on from each one's own model file, then "
+            "put them together again with `epot combine`."
+        )
     if isinstance(what, os.PathLike):
         raise ConfigError(f"{what} is not a model file (.epot); read another code's potential with `epot import`.")
     if not isinstance(what, Potential):

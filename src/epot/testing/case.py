@@ -16,7 +16,7 @@ from ..data.structure import Structure
 from ..errors import ConfigError
 from ..features.descriptor import Descriptor
 from ..geometry.graph import Graph, build
-from ..potential import Potential, Sum, make
+from ..potential import Committee, Potential, Sum, make, parts
 from ..predict import Prediction, predict
 from ..typing import Tensor
 from .systems import bare, systems
@@ -138,6 +138,8 @@ def rebuilt(potential: Potential) -> Potential:
     """
     if isinstance(potential, Sum):
         return Sum(**{name: rebuilt(term) for name, term in potential.terms.items()})  # type: ignore[arg-type]
+    if isinstance(potential, Committee):
+        return Committee([rebuilt(member) for member in parts(potential)])
     config = arguments(potential)
     with torch.random.fork_rng(devices=[]):
         if registered(potential):
@@ -165,9 +167,9 @@ def arguments(potential: Potential) -> dict:
 
 
 def registered(potential: Potential) -> bool:
-    """Whether a model file can name it, and all its terms."""
-    if isinstance(potential, Sum):
-        return all(registered(term) for term in potential.terms.values())  # type: ignore[arg-type]
+    """Whether a model file can name it, and all its parts."""
+    if parts(potential):
+        return all(registered(part) for part in parts(potential))
     try:
         return registry.get(registry.name_of(type(potential))) is type(potential)
     except ConfigError:

@@ -11,7 +11,7 @@ import torch
 
 from .. import modelfile
 from ..geometry.graph import Graph
-from ..potential import Output, Sum
+from ..potential import Output, parts
 from ..predict import predict
 from ..typing import Tensor
 from .case import Case, arguments, rebuilt, registered
@@ -120,9 +120,8 @@ def _shape_problem(graph: Graph, value: Tensor | None, field: str, dimensions: i
 
 
 def _leaves(old: torch.nn.Module, new: torch.nn.Module) -> list[tuple]:
-    if isinstance(old, Sum) and isinstance(new, Sum):
-        pairs = zip(old.terms.values(), new.terms.values(), strict=True)
-        return [leaf for a, b in pairs for leaf in _leaves(a, b)]
+    if parts(old):
+        return [leaf for a, b in zip(parts(old), parts(new), strict=True) for leaf in _leaves(a, b)]
     return [(old, new)]
 
 

@@ -10,7 +10,7 @@ pair nearer than any in the training set is out).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +88,25 @@ class Domain:
                 was = neighbors.get(element, (low, high))
                 neighbors[element] = (min(low, was[0]), max(high, was[1]))
         return cls(tuple(sorted(neighbors)), float(cutoff), closest, neighbors, n_structures=count)
+
+    @classmethod
+    def joined(cls, domains: Sequence[Domain]) -> Domain:
+        """The ranges that several training sets cover together, without a limit on standard deviations.
+
+        Numbers of neighbors are comparable within one cutoff only: those of the longest are kept.
+        """
+        cutoff = max(domain.cutoff for domain in domains)
+        closest: dict[tuple[int, int], float] = {}
+        neighbors: dict[int, tuple[int, int]] = {}
+        for domain in domains:
+            for pair, near in domain.closest.items():
+                closest[pair] = min(near, closest.get(pair, near))
+            for element, (low, high) in domain.neighbors.items() if domain.cutoff == cutoff else ():
+                few, most = neighbors.get(element, (low, high))
+                neighbors[element] = (min(low, few), max(high, most))
+        elements = tuple(sorted(set.intersection(*(set(domain.elements) for domain in domains))))
+        count = max(domain.n_structures for domain in domains)
+        return cls(elements, cutoff, closest, neighbors, n_structures=count)
 
     def with_limit(self, forces_std: float | None) -> Domain:
         """The same domain with another limit on the standard deviation of force components (eV/Å)."""

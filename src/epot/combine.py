@@ -1,0 +1,85 @@
+"""Several fitted potentials as one: their mean is nearer to the truth than each, and their spread says how near.
+
+Deep ensembles: B. Lakshminarayanan, A. Pritzel, C. Blundell, Adv. Neural Inf. Process. Syst. 30 (2017),
+arXiv:1612.01474. Fits that differ in their seed alone differ most where the data say least.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .blocks.readout import LinearReadout
+from .data.dataset import Dataset
+from .data.structure import Structure
+from .elements import SYMBOLS, names
+from .errors import ConfigError
+from .fit.recipe import FitState
+from .fit.run import citations, versions
+from .fit.stages.calibrate import Calibrate
+from .fitted import Fitted
+from .potential import Committee
+from .uncertainty.domain import Domain
+
+
+def combine(
+    models: Sequence[Fitted | str | os.PathLike],
+    held_out: Dataset | Sequence[Structure] | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Fitted:
+    """One potential of several: energies, forces and stress are their means, the spread is its uncertainty.
+
+    Args:
+        models: fitted potentials or model files, two or more, of any families and settings. They are not changed.
+            Ensembles that they have of their own are left out.
+        held_out: labeled structures that none of them was fitted to. The spread becomes standard deviations by their
+            errors; without them there are no standard deviations.
+        seed: of the choice among very many held-out structures.
+        device: where the potential goes.
+
+    Returns:
+        A potential with :class:`~epot.potential.Committee` as its body. What it knows of its training data is what
+        the models know together: nothing where one of them knows nothing.
+
+    Raises:
+        ConfigError: fewer than two models, or no element that all of them know.
+        ModelFileError: a file cannot be read.
+    """
+    if isinstance(models, (str, os.PathLike)) or len(models) < 2:
+        raise ConfigError("combine needs two or more potentials or model files, in a list.")
+    each = [copy.deepcopy(m) if isinstance(m, Fitted) else Fitted.load(m, device) for m in models]
+    for module in (module for one in each for module in one.potential.modules()):
+        if isinstance(module, LinearReadout):
+            module.forget_members()
+    potential = Committee([one.potential for one in each])
+    if potential.elements == ():
+        known = "; ".join(names(one.elements) for one in each)
+        raise ConfigError(f"These potentials know no element together: {known}.")
+    made = Fitted(potential, _about(each, potential), device=device)
+    if held_out is not None:
+        data = held_out if isinstance(held_out, Dataset) else Dataset(held_out)
+        Calibrate().run(FitState(potential, data, data, seed=seed, device=device, about=made.about))
+    return made
+
+
+def _about(each: Sequence[Fitted], potential: Committee) -> dict[str, Any]:
+    """What the models know of themselves, together."""
+    domains = [one.domain for one in each]
+    known = [domain for domain in domains if domain is not None]
+    elements = potential.elements or tuple(sorted(set.intersection(*(set(one.elements) for one in each))))
+    about: dict[str, Any] = {
+        "elements": [SYMBOLS[z] for z in elements],
+        "combined": [{k: one.about[k] for k in ("training", "fit", "versions") if k in one.about} for one in each],
+        "versions": versions(),
+        "citations": citations(potential),
+    }
+    same = [one.about.get("training") for one in each]
+    if same[0] is not None and all(training == same[0] for training in same):
+        about["training"] = same[0]
+    if len(known) == len(domains):
+        about["domain"] = Domain.joined(known).to_json()
+    return about
