@@ -191,6 +191,8 @@ def test_what_cannot_be_combined(files, tmp_path):
         combine(files[:1])
     with pytest.raises(ConfigError, match="two or more"):
         combine(str(files[0]))
+    with pytest.raises(ConfigError, match="1 and 3 are the same"):
+        combine([files[0], files[1], files[0]])
     copper = Fitted(Offsets((29,), values=(-1.0,))).save(tmp_path / "cu.epot")
     with pytest.raises(ConfigError, match=r"no element together: H, C, O; Cu"):
         combine([files[0], copper])

@@ -9,7 +9,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
+
+import torch
 
 from .blocks.readout import LinearReadout
 from .data.dataset import Dataset
@@ -20,7 +23,7 @@ from .fit.recipe import FitState
 from .fit.run import citations, versions
 from .fit.stages.calibrate import Calibrate
 from .fitted import Fitted
-from .potential import Committee
+from .potential import Committee, Potential
 from .uncertainty.domain import Domain
 
 
@@ -46,7 +49,7 @@ def combine(
         the models know together: nothing where one of them knows nothing.
 
     Raises:
-        ConfigError: fewer than two models, or no element that all of them know.
+        ConfigError: fewer than two models, no element that all of them know, or the same potential twice.
         ModelFileError: a file cannot be read.
     """
     if isinstance(models, (str, os.PathLike)) or len(models) < 2:
@@ -55,6 +58,12 @@ def combine(
     for module in (module for one in each for module in one.potential.modules()):
         if isinstance(module, LinearReadout):
             module.forget_members()
+    for (k, one), (m, other) in combinations(enumerate(each), 2):
+        if _same(one.potential, other.potential):
+            raise ConfigError(
+                f"Potentials {k + 1} and {m + 1} are the same, and their spread would say nothing: give fits that "
+                "differ, if only in their seed."
+            )
     potential = Committee([one.potential for one in each])
     if potential.elements == ():
         known = "; ".join(names(one.elements) for one in each)
@@ -64,6 +73,13 @@ def combine(
         data = held_out if isinstance(held_out, Dataset) else Dataset(held_out)
         Calibrate().run(FitState(potential, data, data, seed=seed, device=device, about=made.about))
     return made
+
+
+def _same(one: Potential, other: Potential) -> bool:
+    if one.config() != other.config():
+        return False
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
 def _about(each: Sequence[Fitted], potential: Committee) -> dict[str, Any]:
