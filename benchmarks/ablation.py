@@ -53,7 +53,7 @@ GROUPS = {
     "rate": {f"{rate:g}": descend(learning_rate=rate) for rate in (5e-3, 1e-2, 2e-2)},
     "radial rate": {f"{share:g}": descend(radial_rate=share) for share in (0.3, 1.0)},
     "radial functions": {
-        "left to AdamW": {}, "turned by Muon": {"turned": 1.0}, "turned by Muon, at a tenth": {"turned": 0.1}
+        "left to AMSGrad": {}, "turned by Muon": {"turned": 1.0}, "turned by Muon, at a tenth": {"turned": 0.1}
     },
     "constant": {"free": {}, "fitted": descend(centered=False)},
     "decay": {f"{decay:g}": descend(weight_decay=decay) for decay in (0.0, 0.02)},
