@@ -45,8 +45,8 @@ def combine(
         device: where the potential goes.
 
     Returns:
-        A potential with :class:`~epot.potential.Committee` as its body. What it knows of its training data is what
-        the models know together: nothing where one of them knows nothing.
+        A :class:`~epot.potential.Committee` and what travels with it. What it knows of its training data is what the
+        models know together: nothing where one of them knows nothing.
 
     Raises:
         ConfigError: fewer than two models, no element that all of them know, or the same potential twice.

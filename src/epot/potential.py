@@ -133,8 +133,7 @@ class Sum(Potential):
         self.terms = nn.ModuleDict(terms)
         self.cutoff = max(term.cutoff for term in terms.values())
         self.pairwise = all(term.pairwise for term in terms.values())
-        known = [set(t.elements) for t in terms.values() if t.elements is not None]
-        self.elements = tuple(sorted(set.intersection(*known))) if known else None
+        self.elements = _common_elements(list(terms.values()))
 
     def forward(self, graph: Graph) -> Output:
         terms: list[Potential] = list(self.terms.values())  # type: ignore[arg-type]
@@ -197,13 +196,11 @@ class Committee(Potential):
         self.n_members = len(members)
         self.cutoff = max(member.cutoff for member in members)
         self.pairwise = all(member.pairwise for member in members)
-        known = [set(m.elements) for m in members if m.elements is not None]
-        self.elements = tuple(sorted(set.intersection(*known))) if known else None
+        self.elements = _common_elements(members)
 
     def forward(self, graph: Graph) -> Output:
-        members: list[Potential] = list(self.members)  # type: ignore[arg-type]
         graphs, shared = self._apart(graph)
-        each: list[Output] = [m(g.within(m.cutoff)) for m, g in zip(members, graphs, strict=True)]
+        each: list[Output] = [m(g.within(m.cutoff)) for m, g in zip(parts(self), graphs, strict=True)]
         energies = torch.stack([out.energy.double() for out in each], 1)
         charges = [out.charges for out in each if out.charges is not None]
         variances = [out.variance for out in each if out.variance is not None and out.variance.dim() == 2]
@@ -227,11 +224,15 @@ class Committee(Potential):
         return [graph.replace(**dict(zip(names, own, strict=False))) for own in each], Shared(sources, copies)
 
     def config(self) -> dict[str, Any]:
-        members: list[Potential] = list(self.members)  # type: ignore[arg-type]
-        return {"name": "committee", "members": [member.config() for member in members]}
+        return {"name": "committee", "members": [member.config() for member in parts(self)]}
 
     def extra_repr(self) -> str:
         return ""
+
+
+def _common_elements(potentials: Sequence[Potential]) -> tuple[int, ...] | None:
+    known = [set(potential.elements) for potential in potentials if potential.elements is not None]
+    return tuple(sorted(set.intersection(*known))) if known else None
 
 
 def parts(potential: nn.Module) -> list[Potential]:
