@@ -22,7 +22,8 @@ LEVELS = {
     "units": 0, "elements": 0, "errors": 0, "typing": 0, "registry": 0, "progress": 0, "files": 0, "native": 1.5,
     "data": 1, "geometry": 2, "features": 2.5, "potential": 3, "tensorfile": 3, "predict": 4, "modelfile": 4,
     "blocks": 5, "models": 6, "terms": 6, "interchange": 7, "uncertainty": 7, "fit": 8, "testing": 8.5, "evaluate": 9,
-    "simulate": 9, "fitted": 10, "active": 10, "combine": 10.5, "report": 11, "api": 11, "quickstart": 11.5, "cli": 12,
+    "simulate": 9, "fitted": 10, "active": 10, "combine": 10.5, "distill": 10.5, "report": 11,
+    "api": 11, "quickstart": 11.5, "cli": 12,
 }  # fmt: skip
 TORCH_FREE = {name for name, level in LEVELS.items() if level <= 1} - {"typing"}
 

@@ -23,6 +23,7 @@ _HOMES = {
     "Fitted": "epot.fitted",
     "read": "epot.data.readers",
     "combine": "epot.combine",
+    "distill": "epot.distill",
     "label": "epot.api",
     "fit": "epot.api",
     "load": "epot.api",

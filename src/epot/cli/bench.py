@@ -41,13 +41,9 @@ def bench(
         print(json.dumps(rows) if as_json else text)
         return
     from ..fit import config
+    from .fit import fit_words
 
-    words = [f"model.{word}" for word in model_option or []] + list(settings or [])
-    words += [f"descend.epochs={epochs}"] if epochs is not None else []
-    if max_time is not None:
-        from .fit import _seconds
-
-        words.append(f"descend.max_time={_seconds(max_time)}")
+    words = [f"model.{word}" for word in model_option or []] + fit_words(settings, epochs, max_time)
     made = config.override({"model": model, "seed": seed}, words)
     if unused := sorted(set(made) - {"model", "seed", *config.STAGES}):
         raise ConfigError(f"`epot bench` takes settings of the model and of stages; not {', '.join(unused)}.")

@@ -33,9 +33,7 @@ def fit(
         made = configuration.read(source)
     else:
         made = {"train": source}
-    words = list(settings or [])
-    words += [f"descend.epochs={epochs}"] if epochs is not None else []
-    words += [f"descend.max_time={_seconds(max_time)}"] if max_time is not None else []
+    words = fit_words(settings, epochs, max_time)
     given = {"model": model, "valid": valid, "out": None if out is None else str(out), "seed": seed, "device": device}
     made = configuration.override(made | {k: v for k, v in given.items() if v is not None}, words)
     state, folder = _fit(made)
@@ -43,7 +41,7 @@ def fit(
     if as_json:
         print(json.dumps({"model": str(folder / "model.epot"), "errors": errors, "folder": str(folder)}))
         return
-    _show(errors, folder)
+    show(errors, folder)
 
 
 def _fit(made: dict[str, Any]) -> Any:
@@ -83,6 +81,14 @@ def _start(model: Any) -> dict[str, Any]:
     return {"start": str(model)} if is_file(model) else {}
 
 
+def fit_words(settings: list[str] | None, epochs: int | None, max_time: str | None) -> list[str]:
+    """Settings of a fit as ``key=value``, with those that have an option of their own."""
+    words = list(settings or [])
+    words += [f"descend.epochs={epochs}"] if epochs is not None else []
+    words += [f"descend.max_time={_seconds(max_time)}"] if max_time is not None else []
+    return words
+
+
 def _seconds(text: str) -> float:
     """``"90"``, ``"10m"`` or ``"2h"`` in seconds."""
     from ..errors import ConfigError
@@ -94,7 +100,7 @@ def _seconds(text: str) -> float:
         raise ConfigError(f"--max-time {text!r} is not a time; write 600, 10m or 2h.") from None
 
 
-def _show(errors: dict[str, dict[str, Any]], folder: Path) -> None:
+def show(errors: dict[str, dict[str, Any]], folder: Path) -> None:
     """A table of errors, and what to type next."""
     print(f"{'':12s}" + "".join(f"{part + ' (' + str(e['n']) + ')':>24s}" for part, e in errors.items()))
     for key, unit in (("energy", "meV/atom"), ("forces", "meV/Å"), ("stress", "meV/Å³")):

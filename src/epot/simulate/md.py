@@ -135,7 +135,7 @@ def run_md(
     guard = Guard.of(guard)
     start = atoms.to_ase() if isinstance(atoms, Structure) else atoms.copy()
     recorded = asdict(chosen) | {
-        "guard": guard.settings(), "start": _digest(start), "potential": _fingerprint(potential),
+        "guard": guard.settings(), "start": _digest(start), "potential": fingerprint(potential),
     }  # fmt: skip
     start.calc = _calculator(potential, about, device, chosen.uncertainty)
     integrator = _integrator(start, chosen)
@@ -192,7 +192,7 @@ def _digest(atoms: ase.Atoms) -> str:
     return hashlib.sha256(text + repr([c.todict() for c in atoms.constraints]).encode()).hexdigest()[:16]
 
 
-def _fingerprint(potential: Potential | BaseCalculator) -> str:
+def fingerprint(potential: Potential | BaseCalculator) -> str:
     """Of the numbers of a potential, or the name of another calculator."""
     potential = potential.potential if isinstance(potential, Calculator) else potential
     if not isinstance(potential, Potential):

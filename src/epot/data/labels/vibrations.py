@@ -241,7 +241,7 @@ def md(
         note = f"timestep={timestep} friction={friction}"
         frames = []
         with remote(made, ("energy", "forces"), workers) as call:
-            moves = _langevin(structure, call, kelvin, timestep, friction, rng)
+            moves = langevin(structure, call, kelvin, timestep, friction, rng)
             for count, positions in enumerate(islice(moves, steps), 1):
                 shown.advance()
                 if count > warm_up and (count - warm_up) % every == 0:
@@ -254,7 +254,7 @@ def md(
     return [frame for frames in found for frame in frames]
 
 
-def _langevin(
+def langevin(
     structure: Structure,
     call: Callable[[Structure], dict[str, Any]],
     temperature: float,
@@ -262,7 +262,7 @@ def _langevin(
     friction: float,
     rng: np.random.Generator,
 ) -> Iterator[np.ndarray]:
-    """Positions after each BAOAB step, for ever."""
+    """Positions after each BAOAB step (:func:`md`), for ever; ``call`` gives the labels of a structure."""
     mass = masses(structure)[:, None]
     force = lambda x: call(structure.replace(positions=x))["forces"]  # noqa: E731
     still = lambda v: v - (mass * v).sum(0) / mass.sum() if len(mass) > 1 else v  # noqa: E731
