@@ -204,7 +204,7 @@ def test_impossible_values_are_refused_before_the_teacher_works(change, error, w
 def test_structures_that_cannot_be_are_refused():
     with pytest.raises(DataError, match="no structure to start from"):
         taught(Fitted(pair()), [Structure(np.array([29]), np.zeros((1, 3)), energy=-1.0)])
-    with pytest.raises(UnknownElementError, match="Au"):
+    with pytest.raises(UnknownElementError, match="Au; the teacher knows Cu"):
         taught(Fitted(pair()), [copper().replace(numbers=np.full(6, 79))])
 
 
@@ -232,4 +232,6 @@ def test_command(tmp_path):
     facts = json.loads(again.stdout.splitlines()[-1])
     assert facts["made"] == 40
     assert facts["model"] == str(tmp_path / "run" / "model.epot")
-    assert any("Matin" in text for text in epot.load(facts["model"]).about["citations"])
+    cited = CliRunner().invoke(app, ["cite", facts["model"]]).output
+    assert "Matin2025" in cited
+    assert cited.count("Morse1929") == 1

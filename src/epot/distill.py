@@ -24,7 +24,8 @@ from .data.labels.task import bare
 from .data.labels.vibrations import langevin
 from .data.readers import read
 from .data.structure import Structure
-from .errors import ConfigError, DataError, EpotError
+from .elements import names
+from .errors import ConfigError, DataError, EpotError, UnknownElementError
 from .files import write_atomic
 from .fit import checks, config
 from .fit.run import MODEL
@@ -153,7 +154,12 @@ def _check(teacher: Fitted, data: Dataset, temperatures: Sequence[float], n: int
         raise ConfigError(f"timestep is {timestep}; expected femtoseconds, more than 0.")
     if not any(len(s) > 1 for s in data):
         raise DataError("There is no structure to start from: distillation needs one of two atoms or more.")
-    checks.check_elements(data, None, teacher.elements or None)
+    unknown = set(data.elements) - set(teacher.elements or data.elements)
+    if unknown:
+        raise UnknownElementError(
+            f"The structures hold {names(sorted(unknown))}; the teacher knows {names(sorted(teacher.elements))}, and "
+            "cannot teach what it does not know. Leave these structures out, or take another teacher."
+        )
 
 
 def _kept(folder: Path | None, settings: Mapping[str, Any]) -> list[Structure] | None:

@@ -8,6 +8,8 @@ from epot.data.dataset import Dataset
 from epot.errors import ConfigError, FitError
 from epot.fit import metrics, optimizers
 from epot.fit.batches import Samples, in_order
+from epot.fit.loop import Loop
+from epot.fit.loss import Loss
 from epot.fit.recipe import FitState, offsets_of
 from epot.fit.stages.descend import Descend
 from epot.fit.stages.offsets import FitOffsets
@@ -117,18 +119,45 @@ def test_a_free_constant_needs_energies_per_element(toynet, molecules):
         Descend(**settings(centered=True)).check(st)
 
 
-def test_learning_rate_and_clipping(toynet, molecules):
-    """The journal's rate is the schedule's; with a tiny clip the raw norm is still what is logged."""
-    logs = []
-    for clip in (None, 1e-9):
-        st = state(toynet, molecules(12))
-        before = {k: p.detach().clone() for k, p in st.potential.named_parameters()}
-        Descend(**settings(epochs=2, batch_atoms=1000, warmup=0.0, clip=clip, optimizer="adamw")).run(st)
-        logs.append([line["gradient_norm"] for line in epochs(st)])
-        assert [line["learning_rate"] for line in epochs(st)] == pytest.approx([1e-2, 0.5e-2])
-        moved = max(float((p.detach() - before[k]).abs().max()) for k, p in st.potential.named_parameters())
-        assert (moved > 1e-3) == (clip is None)  # Adam's epsilon stops gradients of 1e-9
-    assert logs[0][0] == logs[1][0] > 0.01
+def test_the_journal_shows_the_rate_of_the_schedule(toynet, molecules):
+    st = state(toynet, molecules(12))
+    Descend(**settings(epochs=2, batch_atoms=1000, warmup=0.0, optimizer="adamw")).run(st)
+    assert [line["learning_rate"] for line in epochs(st)] == pytest.approx([1e-2, 0.5e-2])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "amsgrad"])
+def test_one_wild_gradient_does_not_decide_what_follows(toynet, molecules, monkeypatch, optimizer):
+    """The 41st of 160 gradients is 1e5 times too long: with the limit the fit ends as if nothing had happened."""
+    real, end, logged = Loop._descend, {}, {}
+    for name, clip, wild in (("calm", 5.0, 1.0), ("limited", 5.0, 1e5), ("free", None, 1e5)):
+
+        def descend(self, total, factor, wild=wild):
+            real(self, total * (wild if self.at.step == 40 else 1.0), factor)
+
+        monkeypatch.setattr(Loop, "_descend", descend)
+        st = state(toynet, molecules(40), molecules(8, 1))
+        Descend(**settings(epochs=20, clip=clip, optimizer=optimizer)).run(st)
+        assert len(epochs(st)) == 20
+        end[name] = epochs(st)[-1]["valid_forces_rmse"]
+        logged[name] = max(line["gradient_norm"] for line in epochs(st))
+    assert end["limited"] < 1.2 * end["calm"]
+    assert end["free"] > 1.3 * end["calm"]
+    assert logged["limited"] > 100 * logged["calm"]  # the journal has the norm as it was
+
+
+def test_the_limit_of_gradients_follows_what_lasts(toynet, molecules):
+    """From next to nothing to ordinary within a hundred steps; a single one leaves it where it was."""
+    st = state(toynet, molecules(12))
+    samples = Samples(st.train, 4.0, elements=st.potential.elements)
+    loop = Loop(Descend(clip=5.0), st, samples, None, Loss(), {"forces": 1.0})
+    for norm in [0.0, 1e-9] + [1.0] * 150:
+        limit = loop._limit(norm)
+        loop.at.step += 1
+    assert limit == pytest.approx(5.0, rel=0.5)
+    assert loop._limit(1e6) == pytest.approx(limit, rel=0.1)
+    assert loop._limit(1.0) < 2 * limit
+    loop.stage.clip = None
+    assert loop._limit(1e6) == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +302,7 @@ def test_a_parameter_that_is_frozen_stays(toynet, molecules):
 
 @pytest.mark.parametrize(
     ("wrong", "word"),
-    [({"epochs": 0}, "epochs"), ({"ema": 1.0}, "ema"), ({"clip": -1.0}, "clip"), ({"forces_weight": -1.0}, "forces")],
+    [({"epochs": 0}, "epochs"), ({"ema": 1.0}, "ema"), ({"clip": 1.0}, "clip"), ({"forces_weight": -1.0}, "forces")],
 )
 def test_impossible_settings_are_refused(wrong, word):
     with pytest.raises(ConfigError, match=word):

@@ -14,8 +14,11 @@ def cite(
     Example: `epot cite runs/quickstart/model.epot`
     """
     from .. import registry
+    from ..fit.run import citations
     from ..modelfile import load
 
-    kinds = [type(m) for m in load(what)[0].modules()] if Path(what).is_file() else [registry.get(what)]
-    texts = [getattr(kind, "CITATION", "").strip() for kind in kinds]
-    print("\n".join(dict.fromkeys(text for text in texts if text)))
+    if not Path(what).is_file():
+        print(getattr(registry.get(what), "CITATION", "").strip())
+        return
+    potential, about = load(what)
+    print("\n".join(dict.fromkeys([*citations(potential), *about.get("citations", [])])))

@@ -34,6 +34,7 @@ class Position:
         seconds: spent so far, over all runs.
         epoch_seconds: of them, in this epoch.
         sums: running sums of this epoch's loss and its parts, and of the norm of the gradient.
+        usual: running mean of that norm; None before the first step.
         best: the best validation score, and in which epoch.
         journal: lines of the journal so far.
         done: nothing is left to do.
@@ -45,6 +46,7 @@ class Position:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
+    usual: float | None = None
     best: float | None = None
     best_epoch: int = -1
     journal: int = 0
@@ -164,15 +166,16 @@ class Loop:
         return value
 
     def _descend(self, total: Tensor, factor: float) -> None:
-        """Gradient, clipping by its global norm, update, average."""
+        """Gradient, no longer than it may be, update, average."""
         leaves = list(self.parameters.values())
         grads = torch.autograd.grad(total, leaves, allow_unused=True)
         found = [g for g in grads if g is not None]
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)).double()))
         if not math.isfinite(norm) or not math.isfinite(float(total.detach())):
             raise FitError(self._broken(float(total.detach())))
-        if self.stage.clip is not None and norm > self.stage.clip:
-            torch._foreach_mul_(found, self.stage.clip / norm)
+        limit = self._limit(norm)
+        if norm > limit:
+            torch._foreach_mul_(found, limit / norm)
         for parameter, grad in zip(leaves, grads, strict=True):
             parameter.grad = grad
         for group in self.optimizer.param_groups:
@@ -182,6 +185,20 @@ class Loop:
             parameter.grad = None
         self.average.update(None if self.averaging is None else self.averaging.averages(leaves))
         self.at.sums["gradient"] = self.at.sums.get("gradient", 0.0) + norm
+
+    def _limit(self, norm: float) -> float:
+        """How long this gradient may be: so many times the running mean of the last hundred.
+
+        One far longer than the rest would be all that the momentum of Muon, whose steps have one length, goes by for a
+        hundred steps, and all that the largest square of AMSGrad remembers ever after.
+        """
+        usual, clip = self.at.usual, self.stage.clip
+        if clip is None:
+            return math.inf
+        limit = clip * usual if usual else math.inf
+        kept = min(norm, clip * limit)  # what lasts is followed soon, whatever it starts from
+        self.at.usual = kept if usual is None else usual + max(0.01, 1 / (self.at.step + 1)) * (kept - usual)
+        return limit
 
     def _broken(self, value: float) -> str:
         kept = self.state.checkpoint

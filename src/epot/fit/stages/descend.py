@@ -72,7 +72,7 @@ class Descend(Stage):
         energy_growth: what the weight of the energies has grown by at the end.
         growth_start: share of the budget from which it grows.
         ema: decay of the average of the weights; 0 for none.
-        clip: largest norm of a gradient, about ten times the usual one; None for no limit.
+        clip: largest norm of a gradient, as a multiple of the running mean of these norms; None for no limit.
         patience: stop when the validation score has not improved for so many epochs; None never stops early.
         targets: which labels are used; None for all that the training structures have.
         checkpoint_every: seconds.
@@ -110,7 +110,7 @@ class Descend(Stage):
         energy_growth: float = 1.0,
         growth_start: float = 0.5,
         ema: float = 0.999,
-        clip: float | None = 100.0,
+        clip: float | None = 5.0,
         patience: int | None = None,
         targets: Sequence[str] | None = None,
         checkpoint_every: float = 30.0,
@@ -133,7 +133,7 @@ class Descend(Stage):
         self._refuse()
 
     def _refuse(self) -> None:
-        positive = ("epochs", "max_time", "batch_atoms", "batch_pairs", "learning_rate", "delta", "clip", "patience")
+        positive = ("epochs", "max_time", "batch_atoms", "batch_pairs", "learning_rate", "delta", "patience")
         for name in (*positive, "radial_rate", "memory", "energy_growth"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -141,6 +141,8 @@ class Descend(Stage):
         for name in ("energy_weight", "forces_weight", "stress_weight", "weight_decay", "checkpoint_every", "polish"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"Descend.{name} is {getattr(self, name)!r}; it cannot be negative.")
+        if self.clip is not None and not self.clip > 1:
+            raise ConfigError(f"Descend.clip is {self.clip!r}, in usual lengths of a gradient: above 1, or None.")
         if not 0 < self.bagging <= 1:
             raise ConfigError(f"Descend.bagging is {self.bagging!r}; it is a share, above 0 and at most 1.")
         if self.polish and self.optimizer == "lbfgs":
