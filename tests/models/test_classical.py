@@ -190,3 +190,15 @@ def test_bad_input():
         StillingerWeber(cos_angle=2.0)
     with pytest.raises(UnknownElementError, match="knows Ar"):
         energy(LennardJones((18,)), Structure.from_ase(molecule("H2O")))
+
+
+def test_a_minimization_that_runs_out_of_time_says_so():
+    random = np.random.default_rng(4)
+    model, data = Morse((29,), cutoff=5.0), []
+    for _ in range(12):
+        s = Structure(np.full(4, 29), 2.4 * np.eye(4, 3) + random.normal(0, 0.1, (4, 3)))
+        found = predict(model, build(s, 5.0), ("energy", "forces"))
+        data.append(s.replace(energy=float(found.energy), forces=found.forces.numpy()))
+    state = fit({"name": "morse", "cutoff": 5.0, "depth": 0.1}, data, options={"descend": {"max_time": 1e-3}})
+    ended = [line for line in state.journal.lines if line["event"] == "descended"]
+    assert ended[0]["why"] == "its time is up" and 1 <= ended[0]["steps"] < 10

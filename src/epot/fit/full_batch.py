@@ -181,12 +181,18 @@ def descend(stage: Descend, state: FitState, train: Samples, valid: Samples | No
         found = minimize(problem, problem.start(), jac=True, method="L-BFGS-B", callback=told, options=options)
     problem.finish(found.x)
     state.potential.eval()
-    facts = {"why": str(found.message), "steps": int(found.nit), "evaluations": problem.evaluations}
+    facts = {"why": _why(found), "steps": int(found.nit), "evaluations": problem.evaluations}
     facts |= {"loss": float(found.fun) / FACTOR, "seconds": round(time.monotonic() - began, 2)}
     if valid is not None:
         errors = metrics.evaluate(state.potential, in_order(valid, 4 * stage.batch_atoms), state.device)
         facts |= {f"valid_{k}": v for k, v in errors.items()} | {"score": metrics.score(errors, scales)}
     state.journal.write("descended", **facts)
+
+
+def _why(found: Any) -> str:
+    """Why a minimization ended, in our words where it was we who ended it."""
+    message = str(found.message)
+    return "its time is up" if "StopIteration" in message else message
 
 
 def polish(stage: Descend, state: FitState, train: Samples, valid: Samples | None, loss: Loss, scales: Any) -> None:
@@ -239,7 +245,7 @@ def polish(stage: Descend, state: FitState, train: Samples, valid: Samples | Non
         for p, q in zip(state.potential.parameters(), problem.potential.parameters(), strict=True):
             p.copy_(q)
     state.potential.eval()
-    facts = {"why": str(found.message), "steps": done, "loss": float(found.fun) / FACTOR}
+    facts = {"why": _why(found), "steps": done, "loss": float(found.fun) / FACTOR}
     if valid is not None:
         facts |= {"kept": min(seen, key=seen.__getitem__), "score_before": seen[0], "score": min(seen.values())}
     state.journal.write("polished", **facts, seconds=round(time.monotonic() - began, 2))
