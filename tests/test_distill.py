@@ -86,12 +86,12 @@ def test_structures_come_from_the_temperature_that_was_asked_for(tmp_path):
 
 
 def test_labels_of_the_data_are_learned_beside_those_of_the_teacher():
-    truth, teacher = pair(depth=0.40), Fitted(pair(depth=0.30))
+    truth, teacher = pair(depth=0.32), Fitted(pair(depth=0.30))
     bare = [copper(seed=k) for k in range(60)]
     data = [s.replace(energy=e.energy, forces=e.forces) for s, e in zip(bare, Fitted(truth).predict(bare), strict=True)]
     alone, mixed = taught(teacher, bare, n=20), taught(teacher, data, n=20)
     assert alone.potential.terms["body"].depths().item() == pytest.approx(0.30, rel=1e-3)
-    assert 0.31 < mixed.potential.terms["body"].depths().item() < 0.40
+    assert 0.303 < mixed.potential.terms["body"].depths().item() < 0.32
     assert mixed.about["distilled"]["labeled"] == 60
     assert alone.about["distilled"]["labeled"] == 0
     assert mixed.about["fit"]["errors"]["valid"]["n"] == 6  # a tenth of those with labels; none of the teacher's
@@ -199,6 +199,19 @@ def test_impossible_values_are_refused_before_the_teacher_works(change, error, w
     monkeypatch.setattr(module, "_make", lambda *given: pytest.fail("it began"))
     with pytest.raises(error, match=words):
         taught(Fitted(pair()), [copper()], **change)
+
+
+def test_labels_of_another_level_of_theory_are_refused_or_left_out(monkeypatch):
+    bare = [copper(seed=k) for k in range(20)]
+    other = Fitted(pair(offset=-1.2)).predict(bare)
+    data = [s.replace(energy=e.energy, forces=e.forces) for s, e in zip(bare, other, strict=True)]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_make", lambda *given: pytest.fail("it began"))
+        with pytest.raises(ConfigError, match=r"\+0\.2 eV per atom.*20 structures.*--no-labels"):
+            taught(Fitted(pair()), data)
+    student = taught(Fitted(pair()), data, labels=False)
+    assert student.about["distilled"]["labeled"] == 0
+    assert energies(student.potential, bare[:3]) == pytest.approx(energies(pair(), bare[:3]), abs=1e-3)
 
 
 def test_structures_that_cannot_be_are_refused():

@@ -46,6 +46,8 @@ FRICTION = 0.05
 """1/fs, of the thermostat."""
 CLOSEST = 0.6
 """A trajectory ends where two atoms come closer than this part of the sum of their covalent radii."""
+COMPARED, APART = 50, 0.05
+"""Labeled structures whose energies are compared with the teacher's, and by how much they may differ, eV per atom."""
 MADE, SETTINGS = "distilled.xyz.gz", "distilled.json"
 CITATION = """@article{Matin2025,
   author = {Matin, Sakib and Allen, Alice E. A. and Shinkle, Emily and Pachalieva, Aleksandra and Craven, Galen T. and
@@ -65,6 +67,7 @@ def distill(
     n: int = 2000,
     timestep: float = 1.0,
     every: int = 20,
+    labels: bool = True,
     valid: Dataset | Sequence[Structure] | None = None,
     holdout: float = 0.1,
     folder: str | os.PathLike | None = None,
@@ -87,6 +90,7 @@ def distill(
         n: structures to make, about.
         timestep: fs.
         every: steps between frames.
+        labels: False takes nothing from ``data`` but where to start: for labels of another level of theory.
         valid: labeled structures to validate and calibrate on.
         holdout: share of the labeled structures for that, where ``valid`` is None.
         folder: of the run; the same call continues an interrupted one. The structures stay there, too
@@ -100,12 +104,14 @@ def distill(
         domain: where the teacher guesses, its student does not know better. (Where nothing does, that of ``data``.)
 
     Raises:
-        ConfigError: an impossible value, a wrong setting of the fit; another run in the folder.
+        ConfigError: an impossible value, a wrong setting of the fit; another run in the folder; labels that are not of
+            the teacher's level of theory.
         DataError: no structure to start from; no frame could be made.
         UnknownElementError: the teacher does not know an element.
     """
     teacher = teacher if isinstance(teacher, Fitted) else Fitted.load(teacher, device)
     data = data if isinstance(data, Dataset) else Dataset(list(data))
+    data = data if labels else Dataset([bare(s) for s in data])
     kelvins = [float(t) for t in temperatures]
     _check(teacher, data, kelvins, n, timestep, every)
     real = Dataset([s for s in data if any(s.has(target) for target in checks.TARGETS)])
@@ -114,6 +120,7 @@ def distill(
     config.build_stages(  # a wrong setting is refused before the teacher works for minutes
         options.get("stages"), config.build_potential(model, elements, seed, every_one), True, options.get("options")
     )
+    _check_labels(teacher, real)
     folder = None if folder is None else Path(folder)
     settings = {
         "teacher": fingerprint(teacher.potential), "data": checks.fingerprint(data), "temperatures": kelvins,
@@ -159,6 +166,30 @@ def _check(teacher: Fitted, data: Dataset, temperatures: Sequence[float], n: int
         raise UnknownElementError(
             f"The structures hold {names(sorted(unknown))}; the teacher knows {names(sorted(teacher.elements))}, and "
             "cannot teach what it does not know. Leave these structures out, or take another teacher."
+        )
+
+
+def _check_labels(teacher: Fitted, real: Dataset) -> None:
+    """Refuse energies that count from elsewhere than the teacher's: no function fits both."""
+    known = [s for s in real if s.energy is not None and len(s) > 1][:COMPARED]
+    if not known:
+        return
+    found = estimates(
+        teacher.potential,
+        known,
+        ("energy",),
+        uncertainty=False,
+        device=teacher.device,
+        label="Labels beside the teacher",
+    )
+    apart = float(np.mean([(e.energy - s.energy) / len(s) for s, e in zip(known, found, strict=True)]))  # type: ignore[operator]
+    if abs(apart) > APART:
+        raise ConfigError(
+            f"The teacher's energies lie {apart:+.3g} eV per atom from the labels, in the mean of {len(known)} "
+            f"structures (at most {APART} is taken for an error): they are of another level of theory, or count from "
+            "other atoms. "
+            "Give --no-labels (labels=False) to take these structures as starts only, or fit the teacher on to them "
+            "first."
         )
 
 

@@ -19,6 +19,9 @@ def distill(
     n: Annotated[int, typer.Option("--n", help="Structures to make, about.")] = 2000,
     timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
     every: Annotated[int, typer.Option(help="Steps between frames.")] = 20,
+    labels: Annotated[
+        bool, typer.Option(help="Learn the labels of IN, too; without, it is where to start only.")
+    ] = True,
     valid: Annotated[str | None, typer.Option(help="Structures to validate on; without, 10 % are held out.")] = None,
     index: Index = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command on it resumes.")] = None,
@@ -46,7 +49,7 @@ def distill(
     folder = out or Path("runs") / f"{model.replace(':', '-')}-of-{teacher.stem}"
     student = teach(
         teacher, read(source, index=index), made["model"],
-        temperatures=temperature or [300.0], n=n, timestep=timestep, every=every,
+        temperatures=temperature or [300.0], n=n, timestep=timestep, every=every, labels=labels,
         valid=None if valid is None else read(valid), folder=folder, seed=seed, device=device,
         options={k: made[k] for k in STAGES if k in made}, record={"teacher": str(teacher), "train": source},
     )  # fmt: skip
