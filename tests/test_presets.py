@@ -138,8 +138,8 @@ def test_settings_that_a_fit_leaves_open():
     assert settings_of(terms, "solve") == {}
     stage = build_stages(["descend"], terms, True, options={"descend": {"ema": 0.0}})[0]
     assert (stage.energy_growth, stage.ema, stage.clip) == (7.0, 0.0, 3.0)
-    stage = build_stages([{"stage": "Descend", "clip": 1.0}], terms, True)[0]
-    assert (stage.ema, stage.clip) == (0.9, 1.0)
+    stage = build_stages([{"stage": "Descend", "clip": 2.0}], terms, True)[0]
+    assert (stage.ema, stage.clip) == (0.9, 2.0)
     by_hand = Descend(epochs=3)
     assert build_stages([by_hand], terms, True)[0] is by_hand
     assert by_hand.energy_growth == Descend().energy_growth
