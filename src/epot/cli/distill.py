@@ -19,9 +19,7 @@ def distill(
     n: Annotated[int, typer.Option("--n", help="Structures to make, about.")] = 2000,
     timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
     every: Annotated[int, typer.Option(help="Steps between frames.")] = 20,
-    labels: Annotated[
-        bool, typer.Option(help="Learn the labels of IN, too; without, it is where to start only.")
-    ] = True,
+    labels: Annotated[bool, typer.Option(help="Learn the labels of SOURCE, too; without, start from it only.")] = True,
     valid: Annotated[str | None, typer.Option(help="Structures to validate on; without, 10 % are held out.")] = None,
     index: Index = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command on it resumes.")] = None,
