@@ -137,10 +137,15 @@ def test_quadruplets_of_images():
     assert not [q for q in made if len({site[0] for site in q}) == 4]  # of two atoms, no four are different
 
 
-@pytest.fixture
-def quads():
+@pytest.fixture(params=["smooth", "published"])
+def quads(request):
+    return quadruplet_model(request.param)
+
+
+def quadruplet_model(dihedral):
     torch.manual_seed(1)
     config = GemNet.tiny().config() | {"quadruplets": True, "cutoff": 2.8, "edge_cutoff": 2.0, "n_layers": 1}
+    config["dihedral"] = dihedral
     config["elements"] = ["C", "H"]
     config.pop("name")
     return GemNet(**config)
@@ -151,25 +156,78 @@ def test_checks_with_quadruplets(check, quads):
     check(quads)
 
 
-def test_kink_of_quadruplets(quads):
-    """Why the forces of quadruplets are exempt: out of the plane, the energy of a planar molecule has a kink."""
-    flat = np.array([[0.0, 0, 0], [1.2, 0, 0], [1.9, 1.0, 0], [-0.6, 0.9, 0]])
-    plain = GemNet(**{k: v for k, v in GemNet.tiny().config().items() if k != "name"})
-
-    def slope(model, height):
-        moved = flat.copy()
-        moved[3, 2] = height
+def slopes(model, positions, atom, axis, heights):
+    """Forces on an atom that is moved along an axis."""
+    made = []
+    for height in heights:
+        moved = positions.copy()
+        moved[atom, axis] += height
         graph = build(Structure(np.array([6, 6, 1, 1]), moved), model.cutoff)
-        return float(predict(model.double(), graph).forces[3, 2])
+        made.append(float(predict(model.double(), graph).forces[atom, axis]))
+    return made
 
-    assert abs(slope(quads, 1e-7)) > 1e-5
-    assert abs(slope(quads, 1e-7) + slope(quads, -1e-7)) < 1e-9
-    assert abs(slope(plain, 1e-7)) < 1e-6
-    quads.exempt = {}
+
+FLAT = np.array([[0.0, 0, 0], [1.2, 0, 0], [1.9, 1.0, 0], [-0.6, 0.9, 0]])
+
+
+def test_kink_of_published_quadruplets():
+    """Out of the plane, the energy of a planar molecule has a kink, with all harmonics. Controls: smooth ones, none."""
+    published, smooth = quadruplet_model("published"), quadruplet_model("smooth")
+    plain = GemNet(**{k: v for k, v in GemNet.tiny().config().items() if k != "name"})
+    above, below = slopes(published, FLAT, 3, 2, [1e-7, -1e-7])
+    assert abs(above) > 1e-5
+    assert abs(above + below) < 1e-9
+    for model in (plain, smooth):
+        assert abs(slopes(model, FLAT, 3, 2, [1e-7])[0]) < 1e-6
+    published.exempt = {}
+    flat = FLAT.copy()
     flat[3, 2] = 1e-6
     nearly = {"nearly flat": Structure(np.array([6, 6, 1, 1]), flat)}
-    [found] = testing.examine_potential(quads, systems=nearly, only=["forces"])
+    [found] = testing.examine_potential(published, systems=nearly, only=["forces"])
     assert not found.passed
+    [found] = testing.examine_potential(smooth, systems=nearly, only=["forces"])
+    assert found.passed, found
+
+
+def test_jump_of_published_quadruplets():
+    """Where a, b and d come to lie on a line, d on either side of it. Control: smooth ones see the same from both."""
+    line = np.array([[0.0, 0, 0], [1.3, 0, 0], [2.6, 0, 0], [-0.5, 0.8, 0.7]])
+
+    def energies(model):
+        graphs = []
+        for side in (2e-6, -2e-6):
+            moved = line.copy()
+            moved[2, 1] = side
+            graphs.append(build(Structure(np.array([6, 6, 1, 1]), moved), model.cutoff))
+        return [float(predict(model.double(), g, ("energy",)).energy) for g in graphs]
+
+    one, other = energies(quadruplet_model("published"))
+    assert abs(one - other) > 1e-5
+    one, other = energies(quadruplet_model("smooth"))
+    assert abs(one - other) < 1e-7
+
+
+@pytest.mark.parametrize("turn", [1.4, 2.0, 2.5])
+def test_smooth_harmonics_are_the_even_ones(turn):
+    """At right angles the published model without weights of odd harmonics. Control: at another angle it is not."""
+    published, smooth = quadruplet_model("published").double(), quadruplet_model("smooth").double()
+    wanted = smooth.state_dict()
+    rows = [k * k + k + m for k in range(published.n_spherical) for m in range(k + 1)]
+    all_of_them = torch.zeros_like(published.sbf_quadruplet)
+    all_of_them[rows] = wanted["sbf_quadruplet"]
+    published.load_state_dict(wanted | {"sbf_quadruplet": all_of_them})
+
+    def difference(angle):
+        d = [0.7 - 0.9 * np.cos(angle), *(0.9 * np.sin(angle) * np.array([np.cos(turn), np.sin(turn)]))]
+        positions = np.array([[0.0, 0, 0], [0.7, 0, 0], [0, 0.9, 0], d])
+        graph = build(Structure(np.array([6, 6, 1, 1]), positions), 2.8)
+        models = [published, smooth]
+        for model in models:
+            model.cutoff, model.edge_cutoff = 1.1, 1.1
+        return np.ptp([float(predict(model, graph, ("energy",)).energy) for model in models])
+
+    assert difference(np.pi / 2) < 1e-12
+    assert difference(1.9) > 1e-8
 
 
 def test_quadruplets_in_little_memory(quads, monkeypatch):

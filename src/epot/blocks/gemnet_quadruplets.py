@@ -6,9 +6,11 @@ at a and the latter make spherical harmonics of the direction to c, in a frame w
 half-plane y = 0, x > 0; the missing sign makes y its absolute value. So each ``a - b <- d`` has a frame, and no angle
 is made.
 
-By its nature this message has a kink where four atoms lie in a plane, and a jump where a, b and d lie on a line, unless
-c lies there too: the frame is undefined there (d is then taken to be at a right angle to c, as the reference code has
-it).
+As published, this message has a kink where four atoms lie in a plane (the harmonics that are odd in y), and a jump
+where a, b and d lie on a line, unless c lies there too: the frame is undefined there (d is then taken to be at a right
+angle to c, as the reference code has it). The smooth message has neither. It takes the harmonics that are even in y, which
+the missing sign leaves all of a function of the direction in, and axes x and y as long as the sine of the angle at b:
+polynomials in the components of unit vectors, in which d has less of a say the nearer it comes to the line.
 """
 
 from __future__ import annotations
@@ -152,6 +154,8 @@ class SphericalBasis(NamedTuple):
         radial: of the distance ca, down-projected, ``(edges, n_sbf, components)``.
         units: from a to c, ``(edges, 3)``.
         frames: ``(ends, 3, 3)``, rows x, y, z; x and y are zero where they are undefined.
+        l_max: highest degree of the harmonics.
+        smooth: harmonics even in y, of axes x and y that vanish where a, b and d lie on a line.
         harmonics: of each chunk, ``(components, edge slots, atoms, end slots)``; None where each block makes its own.
     """
 
@@ -160,6 +164,8 @@ class SphericalBasis(NamedTuple):
     radial: Tensor
     units: Tensor
     frames: Tensor
+    l_max: int
+    smooth: bool
     harmonics: list[Tensor] | None
 
     @classmethod
@@ -170,6 +176,7 @@ class SphericalBasis(NamedTuple):
         middle: Float[Tensor, "pairs 3"],
         radial_middle: Float[Tensor, "pairs n_cbf degrees"],
         radial: Float[Tensor, "edges n_sbf components"],
+        smooth: bool,
     ) -> SphericalBasis:
         """From unit vectors from a to c and from a to b, and the radial parts that go with them."""
         z = middle.index_select(0, quadruplets.middle)
@@ -177,19 +184,20 @@ class SphericalBasis(NamedTuple):
         cosine = (to_d * z).sum(-1)
         zonal = zonal_harmonics(-cosine, radial_middle.shape[2] - 1)
         circular = torch.bmm(radial_middle.index_select(0, quadruplets.middle), zonal.t().unsqueeze(-1)).squeeze(-1)
-        away = to_d - cosine.unsqueeze(-1) * z
-        square = away.square().sum(-1, keepdim=True)
-        defined = square > COLLINEAR
-        x = torch.where(defined, away / torch.where(defined, square, 1.0).sqrt(), 0.0)
+        x = to_d - cosine.unsqueeze(-1) * z
+        if not smooth:
+            square = x.square().sum(-1, keepdim=True)
+            defined = square > COLLINEAR
+            x = torch.where(defined, x / torch.where(defined, square, 1.0).sqrt(), 0.0)
         frames = torch.stack([x, torch.linalg.cross(z, x), z], 1)
-        made = cls(quadruplets, circular, radial.contiguous(), units, frames, None)
+        made = cls(quadruplets, circular, radial.contiguous(), units, frames, radial_middle.shape[2] - 1, smooth, None)
         if sum(c.used.numel() for c in quadruplets.chunks) * radial.shape[2] > KEPT:
             return made
-        return made._replace(harmonics=[harmonics(*made.seen(c), made.l_max) for c in quadruplets.chunks])
+        return made._replace(harmonics=[made.of_chunk(*made.seen(c)) for c in quadruplets.chunks])
 
-    @property
-    def l_max(self) -> int:
-        return round(self.radial.shape[2] ** 0.5) - 1
+    def of_chunk(self, units: Tensor, frames: Tensor, used: Tensor) -> Tensor:
+        """:func:`harmonics` of a chunk."""
+        return harmonics(units, frames, used, self.l_max, self.smooth)
 
     def seen(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
         """Directions, frames and the mask of a chunk."""
@@ -214,7 +222,7 @@ class SphericalBasis(NamedTuple):
         """:func:`joined` that makes the harmonics itself."""
 
         def run(units: Tensor, frames: Tensor, ends: Tensor, radial: Tensor, weight: Tensor) -> Tensor:
-            return joined(harmonics(units, frames, chunk.used, self.l_max), ends, radial, weight, chunk)
+            return joined(self.of_chunk(units, frames, chunk.used), ends, radial, weight, chunk)
 
         return run
 
@@ -226,18 +234,29 @@ def _rows(x: Tensor, index: Int[Tensor, "atoms slots"]) -> Tensor:
     )
 
 
+def components(n_spherical: int, smooth: bool) -> list[int]:
+    """Degree of each harmonic, degrees below ``n_spherical``: orders from 0 where they are even in y, else all."""
+    return [n for n in range(n_spherical) for _ in range(n + 1 if smooth else 2 * n + 1)]
+
+
 def harmonics(
     units: Float[Tensor, "atoms edge_slots 3"],
     frames: Float[Tensor, "atoms end_slots 3 3"],
     used: Bool[Tensor, "edge_slots atoms end_slots"],
     l_max: int,
+    smooth: bool,
 ) -> Float[Tensor, "components edge_slots atoms end_slots"]:
     """``Y_lm`` of the directions to c in the frames of the far ends; those of ``l > 0`` vanish where no one is used."""
     x, y, z = torch.einsum("aki,adji->jkad", units, frames).unbind(0)
-    undefined = (frames.detach()[:, :, 0].square().sum(-1) == 0)[None]
-    y = torch.where(undefined, (1 - z.square()).clamp(min=PLANAR**2).sqrt(), y.abs().clamp(min=PLANAR))
+    if not smooth:
+        undefined = (frames.detach()[:, :, 0].square().sum(-1) == 0)[None]
+        y = torch.where(undefined, (1 - z.square()).clamp(min=PLANAR**2).sqrt(), y.abs().clamp(min=PLANAR))
     local = torch.where(used, torch.stack([x, y, z]), 0.0)
-    return spherical_harmonics(local.flatten(1).t(), l_max).view(-1, *used.shape)
+    values = spherical_harmonics(local.flatten(1).t(), l_max).view(-1, *used.shape)
+    if not smooth:
+        return values
+    even = [n * n + n + m for n in range(l_max + 1) for m in range(n + 1)]
+    return values.index_select(0, torch.tensor(even, device=values.device))
 
 
 def joined(

@@ -143,7 +143,8 @@ def _sizes(theirs: Mapping[str, Tensor], cutoff: float) -> dict[str, Any]:
     }  # fmt: skip
     if "mlp_sbf4.weight" in theirs:
         quad = "int_blocks.0.quad_interaction"
-        sizes |= {"quadruplets": True, "edge_cutoff": cutoff, "n_sbf": theirs["mlp_sbf4.weight"].shape[2]}
+        sizes |= {"quadruplets": True, "dihedral": "published"}
+        sizes |= {"edge_cutoff": cutoff, "n_sbf": theirs["mlp_sbf4.weight"].shape[2]}
         sizes["n_quadruplet"] = len(theirs[f"{quad}.down_projection.weight"])
         sizes["n_bilinear_quadruplet"] = theirs[f"{quad}.mlp_sbf.weight"].shape[2]
     return sizes

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from torch.func import functional_call
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.gemnet_edges import Edges
 from ..blocks.gemnet_layers import HALF, Dense, he_orthogonal_, he_parameter, residuals
-from ..blocks.gemnet_quadruplets import QuadrupletInteraction, Quadruplets, SphericalBasis
+from ..blocks.gemnet_quadruplets import QuadrupletInteraction, Quadruplets, SphericalBasis, components
 from ..blocks.gemnet_triplets import CircularBasis, TripletInteraction
 from ..blocks.gemnet_updates import AtomUpdate, EdgeUpdate
 from ..blocks.readout import LinearReadout
@@ -35,9 +35,7 @@ from ..typing import Float, Tensor
 THIRD = 3**-0.5
 LARGE = 2000
 """Pairs from which it pays to say that weights are constants, where nothing is derived by them: less is kept."""
-KINKS = {
-    "forces": "the angle between half-planes has no sign: forces jump where the atoms of a quadruplet are coplanar"
-}
+KINKS = {"forces": "the published angle between half-planes has no sign: forces jump where four atoms are coplanar"}
 
 
 class Sizes(NamedTuple):
@@ -116,7 +114,9 @@ class GemNet(Potential):
     Args:
         elements: symbols or atomic numbers.
         cutoff: Å, of edges; with ``quadruplets``, of the pairs (a, b) in the middle (10 in the paper).
-        quadruplets: messages over c -> a - b <- d, too: GemNet-Q. Its energy has kinks where four atoms lie in a plane.
+        quadruplets: messages over c -> a - b <- d, too: GemNet-Q.
+        dihedral: of quadruplets. ``"smooth"`` takes the half of the paper's harmonics that is smooth in the positions;
+            with all of them (``"published"``, of imported models) forces jump where four atoms lie in a plane.
         edge_cutoff: Å, of edges, with ``quadruplets`` (5 in the paper); None for ``cutoff``.
         n_layers: interaction blocks.
         n_radial: radial basis functions.
@@ -160,6 +160,7 @@ class GemNet(Potential):
         elements: Sequence[int | str] = (1, 6, 7, 8),
         cutoff: float = 5.0,
         quadruplets: bool = False,
+        dihedral: Literal["smooth", "published"] = "smooth",
         edge_cutoff: float | None = None,
         n_layers: int = 4,
         n_radial: int = 6,
@@ -181,8 +182,8 @@ class GemNet(Potential):
     ) -> None:
         super().__init__()
         self.elements, self.cutoff = tuple(to_number(z) for z in elements), cutoff
-        self.quadruplets, self.edge_cutoff = quadruplets, edge_cutoff
-        self.exempt = KINKS if quadruplets else {}
+        self.quadruplets, self.dihedral, self.edge_cutoff = quadruplets, dihedral, edge_cutoff
+        self.exempt = KINKS if quadruplets and dihedral == "published" else {}
         self.n_layers, self.n_radial, self.n_spherical = n_layers, n_radial, n_spherical
         self.n_atom, self.n_edge, self.n_triplet, self.n_quadruplet = n_atom, n_edge, n_triplet, n_quadruplet
         self.n_rbf, self.n_cbf, self.n_sbf = n_rbf, n_cbf, n_sbf
@@ -199,13 +200,17 @@ class GemNet(Potential):
         if quadruplets:
             self.rbf_quadruplet = Dense(n_radial, n_rbf, activation=False)
             self.cbf_quadruplet = he_parameter(n_spherical, n_radial, n_cbf)
-            self.sbf_quadruplet = he_parameter(n_spherical**2, n_radial, n_sbf)
+            self.sbf_quadruplet = he_parameter(len(components(n_spherical, self.smooth)), n_radial, n_sbf)
         self.first_edges = EdgeUpdate(n_atom, n_radial, n_edge)
         self.interactions = nn.ModuleList(Interaction(sizes, quadruplets) for _ in range(n_layers))
         self.outputs = nn.ModuleList(AtomUpdate(n_atom, n_edge, n_rbf, n_atom_layers) for _ in range(n_layers + 1))
         self.readout = LinearReadout((n_layers + 1) * n_atom, bias=False)
         for part in self.readout.weight.detach().view(-1, 1, n_atom):
             he_orthogonal_(part)
+
+    @property
+    def smooth(self) -> bool:
+        return self.dihedral == "smooth"
 
     def _refuse(self) -> None:
         if not self.cutoff > 0:
@@ -257,12 +262,12 @@ class GemNet(Potential):
         made = Geometry(edges, self.rbf_triplet(rbf), self.rbf_atom(rbf), self.rbf_out(rbf), triplets)
         if not self.quadruplets:
             return made, rbf
-        quadruplets = Quadruplets.of(graph, near, self.n_spherical**2)
+        degree = components(self.n_spherical, self.smooth)
+        quadruplets = Quadruplets.of(graph, near, len(degree))
         far, middle = self._lengths(graph)
         circular = projected(self._spherical(far, self.cutoff), self.cbf_quadruplet)
-        degree = torch.repeat_interleave(torch.arange(self.n_spherical, device=r.device) * 2 + 1)
-        radial = projected(spherical.index_select(0, degree), self.sbf_quadruplet)
-        basis = SphericalBasis.of(quadruplets, units, middle, circular, radial)
+        radial = projected(spherical[degree], self.sbf_quadruplet)
+        basis = SphericalBasis.of(quadruplets, units, middle, circular, radial, self.smooth)
         return made._replace(rbf_quadruplet=self.rbf_quadruplet(rbf), quadruplets=basis), rbf
 
     def _lengths(self, graph: Graph) -> tuple[Tensor, Tensor]:
