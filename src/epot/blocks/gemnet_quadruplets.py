@@ -8,9 +8,9 @@ is made.
 
 As published, this message has a kink where four atoms lie in a plane (the harmonics that are odd in y), and a jump
 where a, b and d lie on a line, unless c lies there too: the frame is undefined there (d is then taken to be at a right
-angle to c, as the reference code has it). The smooth message has neither. It takes the harmonics that are even in y, which
-the missing sign leaves all of a function of the direction in, and axes x and y as long as the sine of the angle at b:
-polynomials in the components of unit vectors, in which d has less of a say the nearer it comes to the line.
+angle to c, as the reference code has it). The smooth message has neither. It takes the harmonics that are even in y,
+which the missing sign leaves all of a function of the direction in, and axes x and y as long as the sine of the angle
+at b: polynomials in the components of unit vectors, in which d has less of a say the nearer it comes to the line.
 """
 
 from __future__ import annotations
