@@ -5,7 +5,8 @@ import torch
 
 from epot.errors import FitError
 from epot.fit import checkpoint, optimizers
-from epot.fit.optimizers import Muon, ScheduleFree, Soap, make, orthogonalize, split
+from epot.fit.optimizers import Muon, ScheduleFree, Soap, make, orthogonalize
+from epot.fit.parameters import split, widths
 from epot.models.mace import MACE
 from epot.models.painn import PaiNN
 
@@ -103,7 +104,7 @@ def test_amsgrad_has_the_rate_of_weights_that_a_root_divides():
 def test_widths_of_maps_in_mace():
     """Square roots that e3nn would divide by; weights of powers act on each channel alone."""
     potential = MACE([1, 8], n_channels=6, max_l=1, max_ell=2, radial_mlp=(5,))
-    names = {name: optimizers.widths(potential).get(id(p)) for name, p in potential.named_parameters()}
+    names = {name: widths(potential).get(id(p)) for name, p in potential.named_parameters()}
     assert names["interactions.0.up"] == names["products.0.mix"] == 6
     assert names["interactions.1.mix.0"] == 12  # messages of scalars and of vectors
     assert names["interactions.0.network.layers.0"] == 8
@@ -247,13 +248,13 @@ def test_only_matrices_decay(toynet):
 
 
 def test_what_mixes_channels_in_mace():
-    """Maps of elements and degrees are stacks of matrices; weights of powers act on each channel alone."""
+    """Maps of degrees are stacks of matrices. Powers have weights of each channel alone; maps of elements are named."""
     torch.manual_seed(1)
     potential = MACE.tiny().double()
     matrices, others = split(potential)
     names = {id(p): name for name, p in potential.named_parameters()}
-    assert {"interactions.0.skip", "products.0.mix"} <= {names[id(p)] for p in matrices}
-    assert {"products.0.powers.weights.1", "embedding.weight"} <= {names[id(p)] for p in others}
+    assert {"interactions.0.up", "products.0.mix"} <= {names[id(p)] for p in matrices}
+    assert {"interactions.0.skip", "products.0.powers.weights.1", "embedding.weight"} <= {names[id(p)] for p in others}
     stack = potential.interactions[0].skip.detach()
     alone = torch.stack([torch.stack([orthogonalize(m) for m in kind]) for kind in stack])
     assert torch.allclose(orthogonalize(stack), alone, atol=1e-9)

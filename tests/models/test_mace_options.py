@@ -5,7 +5,7 @@ import torch
 
 from epot.blocks.channels import FeatureNorm
 from epot.errors import ConfigError
-from epot.fit.optimizers import split
+from epot.fit.parameters import split
 from epot.geometry.graph import build
 from epot.models.mace import MACE
 from epot.predict import predict

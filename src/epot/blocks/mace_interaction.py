@@ -53,6 +53,7 @@ class Interaction(nn.Module):
     """
 
     radial_parameters: ClassVar = ("network", "weight")
+    unturned: ClassVar = ("skip",)  # maps of one element each: few atoms say what they should be
 
     def __init__(
         self,

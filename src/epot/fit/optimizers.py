@@ -1,7 +1,4 @@
-"""Optimizers: AdamW, AMSGrad, AdamW without a schedule, Muon for matrices with AdamW or AMSGrad for the rest, and SOAP.
-
-Also which weights may decay.
-"""
+"""Optimizers: AdamW, AMSGrad, schedule-free AdamW, Muon for matrices with AdamW or AMSGrad for the rest, and SOAP."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..blocks.readout import LinearReadout
 from ..typing import Tensor
+from .parameters import radial_parameters, split, widths
 
 Name = Literal["adamw", "amsgrad", "schedule_free", "muon", "soap", "lbfgs"]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -76,61 +73,12 @@ def make(
     return (Muon if name == "muon" else Soap)(groups, lr=lr)
 
 
-def split(potential: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Matrices that mix features (they may decay, and Muon turns them), and everything else.
-
-    A tensor of more than two axes is a stack of matrices, one for each degree, element or member of a committee.
-    Embeddings are tables of vectors, and weights that act on each channel alone (of a module with ``channelwise =
-    True``) are diagonals: neither maps between spaces. Biases, norms and readouts are vectors.
-    """
-    tables = {
-        id(p) for m in potential.modules() if "Embedding" in type(m).__name__ for p in m.parameters(recurse=False)
-    }
-    tables |= {id(p) for m in potential.modules() if getattr(m, "channelwise", False) for p in m.parameters()}
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in potential.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_table = id(parameter) in tables or "embed" in name.rsplit(".", 1)[-1]
-        is_matrix = parameter.dim() > 1 and min(parameter.shape[-2:]) > 1
-        (matrices if is_matrix and not is_table else others).append(parameter)
-    return matrices, others
-
-
-def widths(potential: nn.Module) -> dict[int, int]:
-    """How many numbers each map adds, by the ``id`` of its weights: last axis of a linear layer, else the last but one.
-
-    The length of a readout; nothing for biases, and for what acts on each channel alone.
-    """
-    found = {id(p): p.shape[-2] for p in potential.parameters() if p.dim() > 1}
-    for module in potential.modules():
-        if isinstance(module, nn.Linear):
-            found[id(module.weight)] = module.in_features
-        elif isinstance(module, LinearReadout):
-            found[id(module.weight)] = module.weight.shape[0]
-        elif getattr(module, "channelwise", False):
-            for parameter in module.parameters():
-                found.pop(id(parameter), None)
-    return found
-
-
 def _by_width(group: dict[str, Any], widths: dict[int, int]) -> Iterator[dict[str, Any]]:
     """Groups in which all maps are equally wide, each with its share of the rate."""
     for width in sorted({widths.get(id(p), 1) for p in group["params"]}):
         same = [p for p in group["params"] if widths.get(id(p), 1) == width]
         root = width**-0.5
         yield group | {"params": same, "share": root * group["share"], "lr": root * group["lr"]}
-
-
-def radial_parameters(potential: nn.Module) -> list[nn.Parameter]:
-    """What makes functions of a distance alone: modules name these parts of theirs in ``radial_parameters``."""
-    found: list[nn.Parameter] = []
-    for module in potential.modules():
-        for part in getattr(module, "radial_parameters", ()):
-            mine = (p for n, p in module.named_parameters() if n == part or n.startswith(f"{part}."))
-            found.extend(mine)
-    return found
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5, precision: torch.dtype | None = None) -> Tensor:
