@@ -253,8 +253,9 @@ def test_what_mixes_channels_in_mace():
     potential = MACE.tiny().double()
     matrices, others = split(potential)
     names = {id(p): name for name, p in potential.named_parameters()}
-    assert {"interactions.0.up", "products.0.mix"} <= {names[id(p)] for p in matrices}
-    assert {"interactions.0.skip", "products.0.powers.weights.1", "embedding.weight"} <= {names[id(p)] for p in others}
+    assert {"interactions.1.up", "products.0.mix"} <= {names[id(p)] for p in matrices}
+    rest = {"products.0.powers.weights.1", "interactions.0.up", "interactions.1.skip", "hidden", "embedding.weight"}
+    assert rest <= {names[id(p)] for p in others}
     stack = potential.interactions[0].skip.detach()
     alone = torch.stack([torch.stack([orthogonalize(m) for m in kind]) for kind in stack])
     assert torch.allclose(orthogonalize(stack), alone, atol=1e-9)

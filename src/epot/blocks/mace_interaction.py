@@ -53,7 +53,6 @@ class Interaction(nn.Module):
     """
 
     radial_parameters: ClassVar = ("network", "weight")
-    unturned: ClassVar = ("skip",)  # maps of one element each: few atoms say what they should be
 
     def __init__(
         self,
@@ -69,6 +68,7 @@ class Interaction(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.n_edge, self.first = kind, n_edge_channels, first
+        self.unturned = ("skip", "up") if first else ("skip",)  # what sees few different vectors, or one element's
         self.paths = Paths(l_in, l_harmonic, l_harmonic)
         self.up = unit_normal(l_in + 1, n_channels, n_edge_channels)
         self.network: nn.Module = RadialNetwork(radial)

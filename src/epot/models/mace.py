@@ -107,6 +107,7 @@ class MACE(Potential):
 
     recipe: ClassVar[str] = "descend"
     pairwise = True
+    unturned = ("hidden",)  # a part of the readout
     rates_by_width = True  # of what Muon leaves: rates in the paper are of weights that e3nn divides
     PRESETS: ClassVar = {
         "small": Preset("64 channels, scalar messages: fast", {"n_channels": 64, "max_l": 0}),
