@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
 
 from ..typing import Float, Tensor
+from .activation import silu
 from .training_constant import TrainingConstant
 
 SILU_GAIN = 1 / 0.6

@@ -171,6 +171,7 @@ class DimeNet(Potential):
         ),
         "accurate": Preset("the published sizes: 128 channels, 4 interactions, degrees up to 6", {}),
     }
+    SETTINGS: ClassVar = {"descend": {"batch_atoms": 72}}  # steps are slow: more, smaller ones go farther
     CITATION = """@misc{gasteiger2020fast,
   title = {Fast and Uncertainty-Aware Directional Message Passing for Non-Equilibrium Molecules},
   author = {Gasteiger, Johannes and Giri, Shankari and Margraf, Johannes T. and G{\\"u}nnemann, Stephan},

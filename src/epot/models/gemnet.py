@@ -149,6 +149,7 @@ class GemNet(Potential):
         ),
         "accurate": Preset("the published sizes of GemNet-T: 128 channels, 4 blocks, degrees up to 6", {}),
     }
+    SETTINGS: ClassVar = {"descend": {"batch_atoms": 72}}  # steps are slow: more, smaller ones go farther
     CITATION = """@inproceedings{gasteiger2021gemnet,
   title = {{GemNet}: Universal directional graph neural networks for molecules},
   author = {Gasteiger, Johannes and Becker, Florian and G{\\"u}nnemann, Stephan},
