@@ -126,7 +126,7 @@ class PaiNN(Potential):
             {"n_features": 128, "n_layers": 4, "n_radial": 8, "cutoff_function": "polynomial"},
         ),
     }
-    SETTINGS: ClassVar = {"descend": {"energy_growth": 10.0}}
+    SETTINGS: ClassVar = {"descend": {"energy_growth": 10.0, "batch_atoms": 128}}
     CITATION = """@inproceedings{schutt2021equivariant,
   title = {Equivariant message passing for the prediction of tensorial properties and molecular spectra},
   author = {Sch{\\"u}tt, Kristof T. and Unke, Oliver T. and Gastegger, Michael},
