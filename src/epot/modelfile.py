@@ -23,7 +23,7 @@ from .files import write_atomic
 from .potential import Potential, make
 from .typing import Tensor
 
-FORMAT = 2
+FORMAT = 3
 KEY = "epot"
 LARGEST = 10_000_000  # no whole number in a configuration is larger
 
@@ -38,7 +38,18 @@ def _v1_to_v2(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, A
     return header
 
 
-UPGRADES: dict[int, Callable[[dict, dict], dict]] = {1: _v1_to_v2}
+def _v2_to_v3(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Quadruplets of GemNet had all harmonics, and no word for it."""
+    parts = [header["config"]]
+    while parts:
+        part = parts.pop()
+        parts += [p for p in (part.values() if isinstance(part, dict) else part) if isinstance(p, (dict, list))]
+        if isinstance(part, dict) and part.get("name") == "gemnet" and part.get("quadruplets"):
+            part.setdefault("dihedral", "published")
+    return header
+
+
+UPGRADES: dict[int, Callable[[dict, dict], dict]] = {1: _v1_to_v2, 2: _v2_to_v3}
 """``{1: v1_to_v2, ...}``: functions of the JSON header and the tensors, which they may change; a file of every
 released format stays in the tests."""
 
