@@ -164,12 +164,13 @@ def mean_of(potentials):
 def turned(share):
     """Muon turns the matrices of radial functions, too, at a share of the rate."""
     from epot.fit import optimizers
+    from epot.fit.parameters import radial_parameters, split
 
     made = optimizers.make
 
     def make(name, potential, lr, weight_decay, radial_rate=1.0):
-        radial = {id(p) for p in optimizers.radial_parameters(potential)}
-        matrices, others = optimizers.split(potential)
+        radial = {id(p) for p in radial_parameters(potential)}
+        matrices, others = split(potential)
         groups = [
             {"params": own, "weight_decay": 0.0, "matrix": matrix, "share": part, "lr": part * lr}
             for slow, part in ((False, 1.0), (True, share)) for some, matrix in ((matrices, True), (others, False))
