@@ -20,6 +20,7 @@ from ..data.structure import Structure
 from ..elements import SYMBOLS
 from ..errors import ConfigError, FitError
 from ..files import write_atomic
+from ..memory import keep_freed
 from ..potential import Potential
 from ..uncertainty.domain import Domain
 from . import checkpoint, checks, config, metrics
@@ -105,6 +106,7 @@ def fit(
         state.stage = position
         stage.check(state)
     _claim(folder, settings)
+    keep_freed()
     state.journal = Journal(folder)
     _run(state, plan, notes)
     return _finish(state, plan, settings)

@@ -14,6 +14,7 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ..elements import names
 from ..errors import ModelError, UnknownElementError
 from ..geometry.graph import Graph
+from ..memory import keep_freed
 from ..potential import Potential, has_members
 from ..predict import Prediction, predict
 from ..uncertainty.calibration import Calibration
@@ -63,6 +64,7 @@ class Calculator(AseCalculator):
         uncertainty: bool = False,
     ) -> None:
         super().__init__()
+        keep_freed()
         self.potential = potential.to(device)
         self.about = dict(about or {})
         self.uncertainty = uncertainty
