@@ -65,24 +65,24 @@ class MaceTorch:
     def __init__(self):
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 
-    def model(self, atoms):
+    def model(self, atoms, energy=0.0, scale=1.0, seed=0):
         import torch
         from ase.neighborlist import neighbor_list
         from e3nn import o3
         from mace import modules
 
         torch.set_default_dtype(torch.float32)
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         elements = sorted(set(atoms.numbers.tolist()))
         block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
         return modules.ScaleShiftMACE(
             r_max=CUTOFF, num_bessel=8, num_polynomial_cutoff=5, max_ell=3, interaction_cls=block,
             interaction_cls_first=block, num_interactions=2, num_elements=len(elements),
             hidden_irreps=o3.Irreps(f"{CHANNELS}x0e + {CHANNELS}x1o"), MLP_irreps=o3.Irreps("16x0e"),
-            atomic_energies=np.zeros(len(elements)),
+            atomic_energies=np.full(len(elements), energy),
             avg_num_neighbors=len(neighbor_list("i", atoms, CUTOFF)) / len(atoms),
             atomic_numbers=elements, correlation=3, gate=torch.nn.functional.silu, radial_MLP=[64, 64, 64],
-            radial_type="bessel", atomic_inter_scale=1.0,
+            radial_type="bessel", atomic_inter_scale=scale,
             atomic_inter_shift=0.0,
         )  # fmt: skip
 
