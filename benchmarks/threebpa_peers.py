@@ -5,13 +5,14 @@
     python benchmarks/threebpa_peers.py tensornet --data DIR --minutes 30 --peer-python TORCHMDNET/bin/python
 
 The models are those of ``mace_speed.py``: MACE with 64x0e + 64x1o, max_ell 3, correlation 3 and 2 layers; NequIP with
-l_max 1, 64 features and 4 layers, its training compiled (outside the minutes); TensorNet with 64 channels and 2 layers;
-5 Å, float32. The recipe is the one of ``mace`` here, but for the optimizer: batches of five structures; squares of errors
-of energies per atom, up to a constant, and of forces; the energies' weight grows from 10 to 100 over the second half; the
-rate falls linearly to zero; averaged weights are tested. Of the 500 structures 450 are fitted to and 50 held out, another
-draw than that of ``epot bench``. Optimizers as these packages document them: Adam with AMSGrad at 0.01 for mace-torch
-(which decays some weights by 5e-7) and for NequIP, or with ``--muon`` NequIP's own Muon at 0.01; AdamW at 0.001 for
-TensorNet. One number, the energies' common constant, is fitted to the training structures at the end.
+l_max 1, 64 features and 4 layers, its training compiled (outside the minutes); TensorNet with 64 channels and 2
+layers; 5 Å, float32. The recipe is the one of ``mace`` here, but for the optimizer: batches of five structures;
+squares of errors of energies per atom, up to a constant, and of forces; the energies' weight grows from 10 to 100
+over the second half; the rate falls linearly to zero; averaged weights are tested. Of the 500 structures 450 are
+fitted to and 50 held out, another draw than that of ``epot bench``. Optimizers as these packages document them: Adam
+with AMSGrad at 0.01 for mace-torch (which decays some weights by 5e-7) and for NequIP, or with ``--muon`` NequIP's
+own Muon at 0.01; AdamW at 0.001 for TensorNet. One number, the energies' common constant, is fitted to the training
+structures at the end.
 """
 
 import argparse
