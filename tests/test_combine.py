@@ -202,6 +202,18 @@ def test_what_cannot_be_combined(files, tmp_path):
     assert "training" not in made.about
 
 
+def test_fits_to_different_references_are_refused(tmp_path):
+    def kept(name, carbon):
+        torch.manual_seed(len(name))
+        one = Sum(offset=Offsets((1, 6, 8), (-13.6, carbon, -2041.0)), body=PaiNN.tiny().double())
+        return Fitted(one).save(tmp_path / f"{name}.epot")
+
+    near = [kept("pbe", -1029.0), kept("wb97x", -1030.5)]  # all electrons by two functionals: not seen by this check
+    assert combine(near).elements == (1, 6, 8)
+    with pytest.raises(ConfigError, match=r"C alone has -1029.0 eV in potential 1 and -147.2 eV in potential 3"):
+        combine([*near, kept("pseudopotentials", -147.2)])
+
+
 def test_a_committee_is_not_fitted_on(files, tmp_path):
     path = combine(files).save(tmp_path / "c.epot")
     with pytest.raises(ConfigError, match=r"3 potentials that were fitted apart.*epot combine"):

@@ -24,7 +24,11 @@ from .fit.run import citations, versions
 from .fit.stages.calibrate import Calibrate
 from .fitted import Fitted
 from .potential import Committee, Potential
+from .terms.offsets import Offsets
 from .uncertainty.domain import Domain
+
+REFERENCES = 20.0
+"""eV: energies of an element that differ by more are of different references; drawing the data again does less."""
 
 
 def combine(
@@ -49,7 +53,8 @@ def combine(
         models know together: nothing where one of them knows nothing.
 
     Raises:
-        ConfigError: fewer than two models, no element that all of them know, or the same potential twice.
+        ConfigError: fewer than two models, no element that all of them know, the same potential twice, or energies
+            per element that differ by more than 20 eV.
         ModelFileError: a file cannot be read.
     """
     if isinstance(models, (str, os.PathLike)) or len(models) < 2:
@@ -68,6 +73,7 @@ def combine(
     if potential.elements == ():
         known = "; ".join(names(one.elements) for one in each)
         raise ConfigError(f"These potentials know no element together: {known}.")
+    _same_reference([one.potential for one in each])
     made = Fitted(potential, _about(each, potential), device=device)
     if held_out is not None:
         data = held_out if isinstance(held_out, Dataset) else Dataset(held_out)
@@ -80,6 +86,30 @@ def _same(one: Potential, other: Potential) -> bool:
         return False
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+def _alone(potential: Potential) -> dict[int, float]:
+    """Energies of atoms before they meet another, eV, by element."""
+    sums: dict[int, float] = {}
+    for module in potential.modules():
+        if isinstance(module, Offsets):
+            for z in module.elements:
+                sums[z] = sums.get(z, 0.0) + float(module.energies[z])
+    return sums
+
+
+def _same_reference(each: Sequence[Potential]) -> None:
+    """Raises ConfigError where the energies of an element alone have nothing to do with each other."""
+    alone = [_alone(one) for one in each]
+    for (k, one), (m, other) in combinations(enumerate(alone), 2):
+        gaps = {z: abs(one[z] - other[z]) for z in sorted(one.keys() & other.keys())}
+        z = max(gaps, key=gaps.__getitem__, default=0)
+        if gaps.get(z, 0.0) > REFERENCES:
+            raise ConfigError(
+                f"{SYMBOLS[z]} alone has {one[z]:.1f} eV in potential {k + 1} and {other[z]:.1f} eV in "
+                f"potential {m + 1}: they were fitted to different references, or to molecules that do not tell their "
+                "elements apart, and the mean of their energies is wrong. Combine fits of the same data."
+            )
 
 
 def _about(each: Sequence[Fitted], potential: Committee) -> dict[str, Any]:
