@@ -93,7 +93,7 @@ def _alone(potential: Potential) -> dict[int, float]:
     sums: dict[int, float] = {}
     for module in potential.modules():
         if isinstance(module, Offsets):
-            for z in module.elements:
+            for z in module.elements or ():
                 sums[z] = sums.get(z, 0.0) + float(module.energies[z])
     return sums
 
