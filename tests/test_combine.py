@@ -210,6 +210,8 @@ def test_fits_to_different_references_are_refused(tmp_path):
 
     near = [kept("pbe", -1029.0), kept("wb97x", -1030.5)]  # all electrons by two functionals: not seen by this check
     assert combine(near).elements == (1, 6, 8)
+    committee = combine(near).save(tmp_path / "near.epot")
+    assert combine([committee, kept("another", -1028.0)]).elements == (1, 6, 8)
     with pytest.raises(ConfigError, match=r"C alone has -1029.0 eV in potential 1 and -147.2 eV in potential 3"):
         combine([*near, kept("pseudopotentials", -147.2)])
 

@@ -23,7 +23,7 @@ from .fit.recipe import FitState
 from .fit.run import citations, versions
 from .fit.stages.calibrate import Calibrate
 from .fitted import Fitted
-from .potential import Committee, Potential
+from .potential import Committee, Potential, parts
 from .terms.offsets import Offsets
 from .uncertainty.domain import Domain
 
@@ -90,12 +90,11 @@ def _same(one: Potential, other: Potential) -> bool:
 
 def _alone(potential: Potential) -> dict[int, float]:
     """Energies of atoms before they meet another, eV, by element."""
-    sums: dict[int, float] = {}
-    for module in potential.modules():
-        if isinstance(module, Offsets):
-            for z in module.elements or ():
-                sums[z] = sums.get(z, 0.0) + float(module.energies[z])
-    return sums
+    if isinstance(potential, Offsets):
+        return {z: float(potential.energies[z]) for z in potential.elements or ()}
+    each = [_alone(part) for part in parts(potential)]
+    share = 1.0 / max(len(each), 1) if potential.committee else 1.0
+    return {z: share * sum(one.get(z, 0.0) for one in each) for z in {z for one in each for z in one}}
 
 
 def _same_reference(each: Sequence[Potential]) -> None:
