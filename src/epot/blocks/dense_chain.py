@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from ..features.engine import wanted
 from ..typing import Float, Tensor
+from . import dense_chain_native as native
 from .activation import silu_second, silu_slope, silu_value
 
 NOTHING, GIVEN = -1, -2
@@ -71,11 +72,7 @@ class _Chain(torch.autograd.Function):
         given, weights, biases = _sorted(rest, n_given)
         out = x.new_empty(len(x), len(weights[-1]))
         pre = tuple(x.new_empty(len(x), len(w)) for w in weights)
-        x_in, outs = _parts(x), _parts(out)
-        pres, givens = _cut(pre, len(outs)), _cut(given, len(outs))
-        layers = [(w.t(), b) for w, b in zip(weights, biases, strict=True)]
-        for k, part in enumerate(outs):
-            part.copy_(_states(x_in[k], pres[k], plus, givens[k], layers)[-1])
+        (native.forward if native.available(x) else _forward)(x, plus, given, weights, biases, out, pre)
         ctx.save_for_backward(x, *rest, *pre)
         ctx.plus, ctx.n_given = plus, n_given
         return out, *pre
@@ -121,18 +118,9 @@ class _Gradient(torch.autograd.Function):
         weights, pre, e = saved[:n], saved[n : 2 * n], saved[2 * n :]
         d_grad = torch.empty_like(pre[-1])
         d_pre = [torch.empty_like(a) for a in pre]
-        d_weights = [torch.zeros_like(w) for w in weights]
-        starts = _parts(along.contiguous())
-        cut = [_cut(t, len(starts)) for t in (pre, e, d_pre, along_given)]
-        for start, made, pres, es, d_pres, givens in zip(starts, _parts(d_grad), *cut, strict=True):
-            v = [start]
-            for i, (a, up) in enumerate(zip(pres, es, strict=True)):
-                t = v[-1].mm(weights[i].t())
-                now, _, c = silu_second(t, up, a, _added(ctx.plus[i], v, givens), d_pres[i])
-                if ctx.needs_input_grad[3 + i]:
-                    d_weights[i].addmm_(c.t(), v[-1])
-                v.append(now)
-            made.copy_(v[-1])
+        d_weights = [torch.zeros_like(w) if ctx.needs_input_grad[3 + i] else None for i, w in enumerate(weights)]
+        run = native.second if native.available(along) else _second
+        run(along, along_given, ctx.plus, weights, pre, e, d_grad, d_pre, d_weights)
         return d_grad, None, None, *d_weights, *d_pre
 
 
@@ -152,6 +140,48 @@ def _cut(tensors: Sequence[Tensor], n_parts: int) -> list[list[Tensor]]:
         return [list(tensors)]
     parts = [t.split(ROWS) for t in tensors]
     return [[t[k] for t in parts] for k in range(n_parts)]
+
+
+def _forward(
+    x: Tensor,
+    plus: Sequence[int],
+    given: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    out: Tensor,
+    pre: Sequence[Tensor],
+) -> None:
+    """Write ``z_n`` and all ``a_i``."""
+    x_in, outs = _parts(x), _parts(out)
+    pres, givens = _cut(pre, len(outs)), _cut(given, len(outs))
+    layers = [(w.t(), b) for w, b in zip(weights, biases, strict=True)]
+    for k, part in enumerate(outs):
+        part.copy_(_states(x_in[k], pres[k], plus, givens[k], layers)[-1])
+
+
+def _second(
+    along: Tensor,
+    along_given: Sequence[Tensor],
+    plus: Sequence[int],
+    weights: Sequence[Tensor],
+    pre: Sequence[Tensor],
+    e: Sequence[Tensor],
+    d_grad: Tensor,
+    d_pre: Sequence[Tensor],
+    d_weights: Sequence[Tensor | None],
+) -> None:
+    """Write ``v_n`` and ``t_i e_i s''(a_i)``; add to the gradients of weights."""
+    starts = _parts(along.contiguous())
+    cut = [_cut(t, len(starts)) for t in (pre, e, d_pre, along_given)]
+    for start, made, pres, es, d_pres, givens in zip(starts, _parts(d_grad), *cut, strict=True):
+        v = [start]
+        for i, (a, up) in enumerate(zip(pres, es, strict=True)):
+            t = v[-1].mm(weights[i].t())
+            now, _, c = silu_second(t, up, a, _added(plus[i], v, givens), d_pres[i])
+            if (d_weight := d_weights[i]) is not None:
+                d_weight.addmm_(c.t(), v[-1])
+            v.append(now)
+        made.copy_(v[-1])
 
 
 def _states(
@@ -214,6 +244,10 @@ def _back(
     d_biases: list[Tensor | None] = [None] * n
     if learned is not None:
         d_biases = [None if b is None else torch.zeros_like(b) for b in learned[2]]
+    if native.available(grad):
+        x, given = (None, ()) if learned is None else (learned[0], learned[1])
+        native.backward(grad, extra, plus, weights, pre, x, given, d_x, d_given, e, d_weights, d_biases)
+        return d_x, d_given, e, d_weights, d_biases
     more = [() if t is None else _parts(t) for t in extra]
     d_xs, starts = _parts(d_x), _parts(grad)
     pres, es, d_givens = (_cut(t, len(starts)) for t in (pre, e, d_given))

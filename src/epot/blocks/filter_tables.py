@@ -276,7 +276,7 @@ class Kept:
         now = [(p, p._version, p.detach()) for p in parameters]  # what is detached keeps its memory from others
         if self._held is None or not all(map(_same, now, self._held[0])):
             with torch.inference_mode(False), torch.no_grad():
-                self._held = (now, _refined(make(), parameters[0], cutoff, radial, n_radial))
+                self._held = (now, refined(make(), parameters[0], cutoff, radial, n_radial))
         return self._held[1]
 
     @torch.no_grad()
@@ -293,9 +293,10 @@ def _same(new: tuple[Tensor, int, Tensor], old: tuple[Tensor, int, Tensor]) -> b
     return new[0] is old[0] and new[1] == old[1] and new[2].data_ptr() == old[2].data_ptr()
 
 
-def _refined(
+def refined(
     functions: Callable[[Tensor], list[Tensor]], like: Tensor, cutoff: float, radial: str, n_radial: int
 ) -> tuple[Grid, list[Tensor]]:
+    """Grid and coefficients with as many nodes as :meth:`Kept.of` says, in the dtype and on the device of ``like``."""
     n = usual = intervals(radial, n_radial, like.dtype)
     tolerance = TOLERANCE.get(like.dtype, 2e-7)
     while True:

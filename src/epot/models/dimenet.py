@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..blocks.activation import silu
+from ..blocks.bessel_splines import bessel_splines
 from ..blocks.dense_chain import GIVEN, Step, dense_chain
 from ..blocks.directional_native import filtered
 from ..blocks.directional_sums import Around, around, directional_sums
@@ -235,7 +236,8 @@ class DimeNet(Potential):
         """Outputs of all blocks, ``(atoms, (n_layers + 1) n_output)``: the energy is linear in them."""
         near = neighborhood(graph, self.cutoff, self.frequencies.dtype)
         fade = envelope(near.distances, self.cutoff, self.p)
-        radial = fade * bessel_functions(near.distances, self.cutoff, self.l_max, self.n_radial)
+        bessel = bessel_splines if graph.first_order else bessel_functions
+        radial = fade * bessel(near.distances, self.cutoff, self.l_max, self.n_radial)
         neighbors = around(graph, near, radial)
         sines = fade.unsqueeze(-1) * sine_basis(near.distances, self.frequencies, self.cutoff)
         rbf = sines.index_select(0, near.layout.place)

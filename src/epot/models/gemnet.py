@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from ..blocks.bessel_splines import bessel_splines
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.gemnet_edges import Edges
 from ..blocks.gemnet_layers import HALF, Dense, he_orthogonal_, he_parameter, residuals
@@ -258,7 +259,7 @@ class GemNet(Potential):
         r, units = self._lengths(near)
         fade = polynomial_cutoff(r, cutoff, self.envelope)
         rbf = sine_basis(r, self.frequencies, cutoff) * (math.sqrt(2 / cutoff) * fade / r).unsqueeze(-1)
-        spherical = self._spherical(r, cutoff)
+        spherical = self._spherical(r, cutoff, graph.first_order)
         triplets = CircularBasis.of(units, projected(spherical, self.cbf_triplet), edges)
         made = Geometry(edges, self.rbf_triplet(rbf), self.rbf_atom(rbf), self.rbf_out(rbf), triplets)
         if not self.quadruplets:
@@ -266,7 +267,7 @@ class GemNet(Potential):
         degree = components(self.n_spherical, self.smooth)
         quadruplets = Quadruplets.of(graph, near, len(degree))
         far, middle = self._lengths(graph)
-        circular = projected(self._spherical(far, self.cutoff), self.cbf_quadruplet)
+        circular = projected(self._spherical(far, self.cutoff, graph.first_order), self.cbf_quadruplet)
         radial = projected(spherical[degree], self.sbf_quadruplet)
         basis = SphericalBasis.of(quadruplets, units, middle, circular, radial, self.smooth)
         return made._replace(rbf_quadruplet=self.rbf_quadruplet(rbf), quadruplets=basis), rbf
@@ -277,10 +278,11 @@ class GemNet(Potential):
         r = vectors.square().sum(-1).sqrt()
         return r, vectors / r.unsqueeze(-1)
 
-    def _spherical(self, r: Tensor, cutoff: float) -> Float[Tensor, "degrees pairs n_radial"]:
+    def _spherical(self, r: Tensor, cutoff: float, once: bool) -> Float[Tensor, "degrees pairs n_radial"]:
         """``c^-3/2 u(d/c) N_ln j_l(z_ln d/c)``."""
         fade = polynomial_cutoff(r, cutoff, self.envelope) * cutoff**-1.5
-        return (bessel_functions(r, cutoff, self.n_spherical - 1, self.n_radial) * fade).transpose(1, 2)
+        bessel = bessel_splines if once else bessel_functions
+        return (bessel(r, cutoff, self.n_spherical - 1, self.n_radial) * fade).transpose(1, 2)
 
 
 def projected(radial: Float[Tensor, "C pairs n_radial"], weight: Float[Tensor, "C n_radial n"]) -> Tensor:

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <vector>
 
+#include "products.h"
 #include "vectors.h"
 
 namespace {
@@ -23,14 +24,8 @@ namespace {
 constexpr int TAPS = 6, MARGIN = 3;
 constexpr int SLOPE = 8, WEIGHTS = 16;  // of a pair: six in the function, six in its slope, each in half of these
 constexpr int64_t CHUNK = 32;           // receivers at a time
-#ifdef __AVX512F__
-constexpr int ROWS = 8;  // of a product at a time: with two vectors each they fill the registers
-#else
-constexpr int ROWS = 2;
-#endif
 
 template <typename T> constexpr int64_t lanes() { return sizeof(typename Vector<T>::type) / sizeof(T); }
-template <typename T> constexpr int64_t panel() { return 2 * lanes<T>(); }
 
 template <typename T> struct Layer {
     const T *table;                         // (rows, G)
@@ -89,13 +84,13 @@ template <typename T> struct Room {
 template <typename T> struct Real;
 
 template <> struct Real<float> {
-    typedef int32_t whole __attribute__((vector_size(64)));
+    typedef int32_t whole __attribute__((vector_size(WIDE)));
     static constexpr int terms = 8, shift = 23, bias = 127, logarithm = 9;
     static constexpr float most = 120;  // 2^-most is nothing beside 1
 };
 
 template <> struct Real<double> {
-    typedef int64_t whole __attribute__((vector_size(64)));
+    typedef int64_t whole __attribute__((vector_size(WIDE)));
     static constexpr int terms = 14, shift = 52, bias = 1023, logarithm = 18;
     static constexpr double most = 1000;
 };
@@ -139,53 +134,9 @@ template <typename T, bool SILU> void activate(T* values, T* slopes, int64_t n) 
 
 // ---- Products of matrices ----
 
-template <typename T, int R> void tile(const T* a, int64_t K, const T* b, const T* bias, T* out, int64_t N) {
-    typedef typename Vector<T>::type V;
-    constexpr int64_t L = lanes<T>();
-    V sum[R][2];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-        sum[r][0] = bias ? at<V>(bias) : V{};
-        sum[r][1] = bias ? at<V>(bias + L) : V{};
-    }
-    for (int64_t k = 0; k < K; ++k, b += 2 * L) {
-        const V b0 = at<V>(b), b1 = at<V>(b + L);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            sum[r][0] += a[r * K + k] * b0;
-            sum[r][1] += a[r * K + k] * b1;
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-        at<V>(out + r * N) = sum[r][0];
-        at<V>(out + r * N + L) = sum[r][1];
-    }
-}
-
 // out (n, N) = a (n, K) b + bias; b in panels.
 template <typename T> void product(int64_t n, const T* a, int64_t K, const T* b, const T* bias, T* out, int64_t N) {
-    const int64_t blocks = (n + ROWS - 1) / ROWS;
-    for (int64_t c = 0; c < N; c += panel<T>()) {
-        const T *from = b + c * K, *add = bias ? bias + c : nullptr;
-        for (int64_t k = 0; k < blocks; ++k) {
-            const int64_t first = n * k / blocks, rows = n * (k + 1) / blocks - first;
-            const T* const x = a + first * K;
-            T* const to = out + first * N + c;
-            switch (rows) {
-                case 1: tile<T, 1>(x, K, from, add, to, N); break;
-                case 2: tile<T, 2>(x, K, from, add, to, N); break;
-#if defined(__AVX512F__)
-                case 3: tile<T, 3>(x, K, from, add, to, N); break;
-                case 4: tile<T, 4>(x, K, from, add, to, N); break;
-                case 5: tile<T, 5>(x, K, from, add, to, N); break;
-                case 6: tile<T, 6>(x, K, from, add, to, N); break;
-                case 7: tile<T, 7>(x, K, from, add, to, N); break;
-                default: tile<T, 8>(x, K, from, add, to, N);
-#endif
-            }
-        }
-    }
+    product<T>(n, K, N, a, K, b, bias, out, N);
 }
 
 // out += x, or out *= x

@@ -20,12 +20,12 @@ namespace {
 
 template <typename T> struct Bits;
 template <> struct Bits<float> {
-    typedef int32_t whole __attribute__((vector_size(64)));
+    typedef int32_t whole __attribute__((vector_size(WIDE)));
     static constexpr int terms = 8, shift = 23, bias = 127;
     static constexpr float most = 120;
 };
 template <> struct Bits<double> {
-    typedef int64_t whole __attribute__((vector_size(64)));
+    typedef int64_t whole __attribute__((vector_size(WIDE)));
     static constexpr int terms = 14, shift = 52, bias = 1023;
     static constexpr double most = 1000;
 };
@@ -58,7 +58,7 @@ template <typename T> inline int64_t rounded(int64_t n) {
     return (n + lanes - 1) / lanes * lanes;
 }
 
-constexpr int MOST = 16;  // rows of a tile: their sums stay in registers
+constexpr int MOST = WIDE == 64 ? 16 : 12;  // rows of a tile: their sums stay in registers
 
 // out[m, :] = sum_k a[m sm + k sk] b[k, :], M rows and one vector of columns.
 template <typename T, int M>
@@ -82,7 +82,7 @@ inline void rows(int64_t m, const T* a, int64_t sm, int64_t sk, const T* b, int6
 // Products with any number of rows; columns in whole vectors, of which more may be read and written than there are.
 template <typename T>
 void product(const T* a, int64_t sm, int64_t sk, const T* b, int64_t ldb, int64_t M, int64_t K, int64_t C, T* out, int64_t ldo) {
-    constexpr int64_t lanes = 64 / sizeof(T);
+    constexpr int64_t lanes = WIDE / sizeof(T);
     for (int64_t c = 0; c < C; c += lanes)
         for (int64_t m = 0; m < M; m += MOST)
             rows<T>(std::min<int64_t>(M - m, MOST), a + m * sm, sm, sk, b + c, ldb, K, out + m * ldo + c, ldo);

@@ -13,7 +13,16 @@ namespace {
 
 constexpr int64_t LANES = 16;  // of the longest vector
 
-template <typename T> struct Vector { typedef T type __attribute__((vector_size(64), aligned(sizeof(T)), may_alias)); };
+// Bytes of this processor's registers: of longer vectors GCC compares and converts numbers one at a time.
+#if defined(__AVX512F__)
+#define WIDE 64
+#elif defined(__AVX__)
+#define WIDE 32
+#else
+#define WIDE 16
+#endif
+
+template <typename T> struct Vector { typedef T type __attribute__((vector_size(WIDE), aligned(sizeof(T)), may_alias)); };
 
 template <typename V, typename T> inline V& at(T* x) { return *reinterpret_cast<V*>(x); }
 template <typename V, typename T> inline const V& at(const T* x) { return *reinterpret_cast<const V*>(x); }
