@@ -16,6 +16,7 @@
 #include <cstring>
 #include <vector>
 
+#include "exp2.h"
 #include "products.h"
 #include "vectors.h"
 
@@ -81,43 +82,15 @@ template <typename T> struct Room {
 
 // ---- Activations ----
 
-template <typename T> struct Real;
-
-template <> struct Real<float> {
-    typedef int32_t whole __attribute__((vector_size(WIDE)));
-    static constexpr int terms = 8, shift = 23, bias = 127, logarithm = 9;
-    static constexpr float most = 120;  // 2^-most is nothing beside 1
-};
-
-template <> struct Real<double> {
-    typedef int64_t whole __attribute__((vector_size(WIDE)));
-    static constexpr int terms = 14, shift = 52, bias = 1023, logarithm = 18;
-    static constexpr double most = 1000;
-};
-
-// ln(2)^n / n!
-constexpr double POWER[14] = {1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158,
-    0.009618129107628477, 0.0013333558146428443, 0.00015403530393381608, 1.5252733804059841e-05,
-    1.3215486790144307e-06, 1.0178086009239699e-07, 7.054911620801121e-09, 4.4455382718708116e-10,
-    2.5678435993488196e-11, 1.3691488853904128e-12};
+// Terms of the series of a logarithm.
+template <typename T> constexpr int logarithm() { return sizeof(T) == 4 ? 9 : 18; }
 
 // Value and slope of the shifted softplus, ln(e^a / 2 + 1 / 2), or of SiLU, of n numbers in place (whole vectors).
 template <typename T, bool SILU> void activate(T* values, T* slopes, int64_t n) {
     typedef typename Vector<T>::type V;
-    typedef typename Real<T>::whole I;
-    constexpr T most = Real<T>::most;
     for (int64_t c = 0; c < n; c += lanes<T>()) {
         const V a = at<V>(values + c), size = a < T(0) ? -a : a;
-        V y = size * T(1.4426950408889634);
-        y = y > most ? V{} + most : y;
-        const I k = __builtin_convertvector(y + T(0.5), I);
-        const V z = __builtin_convertvector(k, V) - y;
-        V sum = V{} + T(POWER[Real<T>::terms - 1]);
-        for (int m = Real<T>::terms - 2; m >= 0; --m) sum = sum * z + T(POWER[m]);
-        const I bits = (Real<T>::bias - k) << Real<T>::shift;
-        V two;
-        std::memcpy(&two, &bits, sizeof(V));
-        const V t = sum * two, near = T(1) / (T(1) + t), far = t * near;  // t = exp(-|a|)
+        const V t = exp2<T>(size * T(-1.4426950408889634)), near = T(1) / (T(1) + t), far = t * near;  // t = exp(-|a|)
         const V s = a < T(0) ? far : near, rest = a < T(0) ? near : far;
         if (SILU) {
             at<V>(values + c) = a * s;
@@ -125,7 +98,7 @@ template <typename T, bool SILU> void activate(T* values, T* slopes, int64_t n) 
         } else {  // log(1 + t) = 2 artanh(t / (2 + t))
             const V u = t / (T(2) + t), square = u * u;
             V series = V{};
-            for (int m = Real<T>::logarithm - 1; m >= 0; --m) series = series * square + T(2.0 / (2 * m + 1));
+            for (int m = logarithm<T>() - 1; m >= 0; --m) series = series * square + T(2.0 / (2 * m + 1));
             at<V>(values + c) = (a < T(0) ? V{} : a) + (u * series - T(0.6931471805599453));
             at<V>(slopes + c) = s;
         }
