@@ -34,7 +34,8 @@ template <typename T, int MOST = Bits<T>::most> inline typename Vector<T>::type 
     constexpr T most = MOST;
     y = y < -most ? V{} - most : y;
     y = y > most ? V{} + most : y;
-    const I k = __builtin_convertvector(y + (most + T(1.5)), I) - (MOST + 1);  // what is cut off is positive
+    const V whole = y == y ? y + (most + T(1.5)) : V{};  // what is cut off is positive; NaN goes on in the polynomial
+    const I k = __builtin_convertvector(whole, I) - (MOST + 1);
     const V x = y - __builtin_convertvector(k, V);
     V sum = V{} + T(SERIES[Bits<T>::terms - 1]);
     for (int n = Bits<T>::terms - 2; n >= 0; --n) sum = sum * x + T(SERIES[n]);
