@@ -11,6 +11,8 @@ from epot.blocks.activation import silu
 from epot.blocks.dense_chain import GIVEN, NOTHING, Step, dense_chain
 
 PLUS = (GIVEN, NOTHING, 1, GIVEN - 1, NOTHING, 4)
+FROM_INPUT = (0, NOTHING, 0, GIVEN, 2, GIVEN - 1)
+GAINS, TIMES = (1.0, 1.7, 1.0, 0.6, 1.2, 1.0), (1.0, 1.0, 0.7, 1.3, 1.0, -0.4)
 
 
 @pytest.fixture
@@ -20,19 +22,28 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["torch", "kernels", "kernels, two threads"])
-def case(request, monkeypatch, threads):
+@pytest.fixture(params=["plain", "with factors"])
+def case(request, way):
     """Several blocks of rows, the last of them not full, and widths that fill no vector."""
+    rows, n_in, n_out = way
+    if request.param == "plain":
+        return made(rows, n_in, n_out)
+    x, given, steps = made(rows, n_out, n_out)
+    each = zip(steps, FROM_INPUT, GAINS, TIMES, strict=True)
+    return x, given, [s._replace(plus=plus, gain=gain, times=times) for s, plus, gain, times in each]
+
+
+@pytest.fixture(params=["torch", "kernels", "kernels, two threads"])
+def way(request, monkeypatch, threads):
     if request.param == "torch":
         monkeypatch.setenv("EPOT_NATIVE", "0")
         monkeypatch.setattr(module, "ROWS", 4)
-        return made(10, 3, 5)
+        return 10, 3, 5
     if native.library("chain") is None:
         pytest.skip("no compiler")
     threads(2 if "two" in request.param else 1)
-    x, given, steps = made(150, 13, 37)
-    assert dense_chain_native.available(x)
-    return x, given, steps
+    assert dense_chain_native.available(torch.zeros(150, 1))
+    return 150, 13, 37
 
 
 def made(rows, n_in, n_out, dtype=torch.float64):
@@ -49,11 +60,11 @@ def plainly(x, steps, *given):
     """Witness: what the module's text says, in torch's own operations."""
     states = [x]
     for step in steps:
-        now = torch.nn.functional.silu(linear(states[-1], step.weight, step.bias))
-        if step.plus > 0:
-            now = now + states[step.plus]
+        now = step.gain * torch.nn.functional.silu(linear(states[-1], step.weight, step.bias))
+        if step.plus >= 0:
+            now = now + step.times * states[step.plus]
         elif step.plus <= GIVEN:
-            now = now + given[GIVEN - step.plus]
+            now = now + step.times * given[GIVEN - step.plus]
         states.append(now)
     return states[-1]
 

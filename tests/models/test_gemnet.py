@@ -87,19 +87,22 @@ def small_cell(n=2, seed=0):
     return Structure(np.array([6, 1, 8])[:n], rng.random((n, 3)) * 1.3, cell, True)
 
 
-def test_sums_over_triplets_without_triplets():
-    """The addition theorem against triplets one by one, images told apart. Control: with b = c it is another sum."""
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_sums_over_triplets_without_triplets(native, monkeypatch):
+    """Against triplets one by one, images told apart. Control: with b = c it is another sum."""
+    monkeypatch.setenv("EPOT_NATIVE", native)
     graph = build(small_cell(), 3.0)
     edges, vectors = Edges.of(graph), graph.vectors()
     units = vectors / vectors.norm(dim=1, keepdim=True)
-    basis = CircularBasis.of(units, torch.ones(graph.n_pairs, 2, 7, dtype=torch.float64), edges)
+    ones, apart = torch.ones(7, graph.n_pairs, 1, dtype=torch.float64), torch.eye(7, dtype=torch.float64)
+    basis = CircularBasis.of(units, ones, apart.unsqueeze(1), edges)  # a function of each degree alone
     x = torch.randn(graph.n_pairs, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ba, ac = graph.triplets()  # b -> a -> c, where GemNet has c -> a <- b
     ca = graph.reverse_pairs()[ac]
     zonal = zonal_harmonics((units[ba] * units[ca]).sum(1), 6)
     wanted = torch.zeros(graph.n_pairs, 7, 4, dtype=torch.float64)
     wanted.index_add_(0, ca, zonal.t()[:, :, None] * x[ba][:, None])
-    found = basis.sums(x, edges)
+    found = basis.messages(x, torch.eye(28, dtype=torch.float64), edges).view(-1, 7, 4)
     assert (found - wanted).abs().max() < 1e-12
     own = zonal_harmonics(torch.ones(1, dtype=torch.float64), 6).view(1, 7, 1) * x[:, None]
     assert (found + own - wanted).abs().max() > 0.1

@@ -14,7 +14,7 @@ import pytest
 
 from epot import native
 
-SOURCES = "chain", "dense", "directional", "messages", "polynomials", "schnet", "soap"
+SOURCES = "bilinear", "chain", "dense", "directional", "messages", "polynomials", "schnet", "soap"
 SCRIPT = """
 import json, os, sys
 import numpy as np, torch
@@ -28,6 +28,7 @@ from epot.registry import make
 rng = np.random.default_rng(0)
 atoms = [Structure(rng.choice([1, 6, 8], 30), rng.uniform(0, 7, (30, 3))) for _ in range(3)]
 models = [{"name": "schnet"}, {"name": "dimenet", "n_features": 40, "n_layers": 1}, {"name": "mace", "n_channels": 24}]
+models += [{"name": "gemnet", "n_edge": 40, "n_triplet": 20, "n_bilinear": 24, "n_layers": 1}]
 found = {}
 for config in models:
     for dtype in (torch.float32, torch.float64):

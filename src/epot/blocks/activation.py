@@ -2,8 +2,8 @@
 
 Autograd takes the derivative of torch's own apart into about ten operations on tensors as large as the input, each
 through main memory; with a loss on forces, that is where a network of dense layers spends most of what is not products
-of matrices. Compiled kernels (``native/dense.cpp``) do each of the three below in one go, with the addition that
-follows; torch's operations do it some thousand numbers at a time.
+of matrices. Compiled kernels (``native/dense.cpp``) do each of the three below in one go; torch's operations do it some
+thousand numbers at a time.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ def silu(x: Tensor) -> Tensor:
     return _Silu.apply(x)
 
 
-def silu_value(a: Tensor, plus: Tensor | None = None) -> Tensor:
-    """``s(a) + plus``, without a history. ``a`` is contiguous, here as below."""
+def silu_value(a: Tensor) -> Tensor:
+    """``s(a)``, without a history. ``a`` is contiguous, here as below."""
     if (call := _kernel("value", a)) is None:
-        made = torch.nn.functional.silu(a)
-        return made if plus is None else made.add_(plus)
-    out, plus = torch.empty_like(a), None if plus is None else plus.contiguous()
-    call(a.numel(), a.data_ptr(), _pointer(plus), out.data_ptr(), torch.get_num_threads())
+        return torch.nn.functional.silu(a)
+    out = torch.empty_like(a)
+    call(a.numel(), a.data_ptr(), out.data_ptr(), torch.get_num_threads())
     return out
 
 
@@ -50,19 +49,16 @@ def silu_slope(e: Tensor, a: Tensor, plus: Tensor | None = None) -> Tensor:
     return out
 
 
-def silu_second(
-    t: Tensor, e: Tensor, a: Tensor, plus: Tensor | None = None, bent: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``t s'(a) + plus``, ``t e s''(a)`` (written to ``bent`` where that is given) and ``e s'(a)``."""
+def silu_second(t: Tensor, e: Tensor, a: Tensor, bent: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """``t s'(a)``, ``t e s''(a)`` (written to ``bent`` where that is given) and ``e s'(a)``."""
     bent = torch.empty_like(a) if bent is None else bent
     if (call := _kernel("second", a)) is None:
-        v, c = _slope(t, a), _slope(e, a)
         bent.copy_(_bend(t, e, a))
-        return v if plus is None else v.add_(plus), bent, c
-    t, e, plus = t.contiguous(), e.contiguous(), None if plus is None else plus.contiguous()
+        return _slope(t, a), bent, _slope(e, a)
+    t, e = t.contiguous(), e.contiguous()
     v, c = torch.empty_like(a), torch.empty_like(a)
     out = v.data_ptr(), bent.data_ptr(), c.data_ptr()
-    call(a.numel(), a.data_ptr(), e.data_ptr(), t.data_ptr(), _pointer(plus), *out, torch.get_num_threads())
+    call(a.numel(), a.data_ptr(), e.data_ptr(), t.data_ptr(), *out, torch.get_num_threads())
     return v, bent, c
 
 
@@ -99,7 +95,7 @@ def _kernel(name: str, like: Tensor) -> Any:
     """The compiled function for such tensors, or None."""
     if like.device.type != "cpu" or like.dtype not in _NAMES or not native.enabled():
         return None
-    return _function(f"{name}_{_NAMES[like.dtype]}", 3 + {"value": 2, "slope": 3, "second": 6}[name])
+    return _function(f"{name}_{_NAMES[like.dtype]}", 3 + {"value": 1, "slope": 3, "second": 5}[name])
 
 
 @lru_cache(maxsize=16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,20 +22,29 @@ LEAST_ROWS = 48
 _ARGUMENTS = {"forward": 6, "backward": 11, "second": 8}
 
 
+class Plan(NamedTuple):
+    """What a chain does beside its products, for each layer as :class:`epot.blocks.dense_chain.Step` has it."""
+
+    plus: tuple[int, ...]
+    gains: tuple[float, ...]
+    times: tuple[float, ...]
+
+
 class Sizes:
     """Rows, widths and additions of a chain as the kernels need them."""
 
-    def __init__(self, rows: int, weights: Sequence[Tensor], plus: Sequence[int]) -> None:
-        widths = [weights[0].shape[1], *(len(w) for w in weights)]
-        self._kept = (ctypes.c_int64 * len(widths))(*widths), (ctypes.c_int64 * len(plus))(*plus)
+    def __init__(self, rows: int, weights: Sequence[Tensor], plan: Plan) -> None:
+        widths, n = [weights[0].shape[1], *(len(w) for w in weights)], len(weights)
+        whole = (ctypes.c_int64 * (n + 1))(*widths), (ctypes.c_int64 * n)(*plan.plus)
+        self._kept = *whole, (ctypes.c_double * n)(*plan.gains), (ctypes.c_double * n)(*plan.times)
         addresses = (ctypes.addressof(k) for k in self._kept)
-        self.chain = _Chain(rows, len(plus), torch.get_num_threads(), *addresses)
+        self.chain = _Chain(rows, n, torch.get_num_threads(), *addresses)
 
 
 class _Chain(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_int64) for name in ("rows", "layers", "threads")],
-        *[(name, ctypes.c_void_p) for name in ("widths", "plus")],
+        *[(name, ctypes.c_void_p) for name in ("widths", "plus", "gains", "times")],
     ]
 
 
@@ -46,7 +55,7 @@ def available(x: Tensor) -> bool:
 
 def forward(
     x: Float[Tensor, "rows n_in"],
-    plus: Sequence[int],
+    plan: Plan,
     given: Sequence[Tensor],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
@@ -54,13 +63,13 @@ def forward(
     pre: Sequence[Tensor],
 ) -> None:
     """Writes ``z_n`` and all ``a_i``."""
-    _run("forward", x, weights, plus, x.contiguous(), _all(given), _all(weights), _all(biases), out, pre)
+    _run("forward", x, weights, plan, x.contiguous(), _all(given), _all(weights), _all(biases), out, pre)
 
 
 def backward(
     grad: Float[Tensor, "rows n_out"],
     extra: Sequence[Tensor | None],
-    plus: Sequence[int],
+    plan: Plan,
     weights: Sequence[Tensor],
     pre: Sequence[Tensor],
     x: Float[Tensor, "rows n_in"] | None,
@@ -73,13 +82,13 @@ def backward(
 ) -> None:
     """Writes gradients by x and what is given, and all ``e_i`` unless e is empty; with x adds those by weights."""
     read = grad.contiguous(), _all(extra), _all(weights), pre, None if x is None else x.contiguous(), _all(given)
-    _run("backward", grad, weights, plus, *read, d_x, d_given, e or None, d_weights, d_biases)
+    _run("backward", grad, weights, plan, *read, d_x, d_given, e or None, d_weights, d_biases)
 
 
 def second(
     along: Float[Tensor, "rows n_in"],
     along_given: Sequence[Tensor],
-    plus: Sequence[int],
+    plan: Plan,
     weights: Sequence[Tensor],
     pre: Sequence[Tensor],
     e: Sequence[Tensor],
@@ -89,16 +98,16 @@ def second(
 ) -> None:
     """Writes ``v_n`` and ``t_i e_i s''(a_i)``; adds the gradients of weights."""
     read = along.contiguous(), _all(along_given), _all(weights), pre, e
-    _run("second", along, weights, plus, *read, d_grad, d_pre, d_weights)
+    _run("second", along, weights, plan, *read, d_grad, d_pre, d_weights)
 
 
 def _all(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
-def _run(name: str, like: Tensor, weights: Sequence[Tensor], plus: Sequence[int], *arguments: Any) -> None:
+def _run(name: str, like: Tensor, weights: Sequence[Tensor], plan: Plan, *arguments: Any) -> None:
     """Call a kernel with pointers to tensors, or to arrays of those."""
-    sizes = Sizes(len(like), weights, plus)
+    sizes = Sizes(len(like), weights, plan)
     _function(f"{name}_{NAMES[like.dtype]}", _ARGUMENTS[name])(ctypes.addressof(sizes.chain), *map(_pointer, arguments))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from ..geometry.graph import Graph
 from ..typing import Float, Int, Tensor
+from . import directional_native
 
 
 class Edges(NamedTuple):
@@ -23,6 +24,7 @@ class Edges(NamedTuple):
         swap: index of the opposite edge, c -> a for a -> c.
         others: how many other edges end at the same atom.
         shape: receivers, and slots of each.
+        graph: whose pairs they are.
     """
 
     place: Int[Tensor, " edges"]
@@ -30,6 +32,7 @@ class Edges(NamedTuple):
     swap: Int[Tensor, " edges"]
     others: Int[Tensor, " edges"]
     shape: tuple[int, int]
+    graph: Graph
 
     @classmethod
     def of(cls, graph: Graph) -> Edges:
@@ -42,7 +45,7 @@ class Edges(NamedTuple):
         counts = first[1:] - first[:-1]
         place = torch.arange(graph.n_pairs, device=receivers.device) - first.index_select(0, receivers)
         others = counts.index_select(0, receivers) - 1
-        return cls(place + receivers * width, gaps, graph.reverse_pairs(), others, (graph.n_atoms, width))
+        return cls(place + receivers * width, gaps, graph.reverse_pairs(), others, (graph.n_atoms, width), graph)
 
     def dense(self, x: Float[Tensor, "edges features"]) -> Float[Tensor, "atoms slots features"]:
         """On the neighbor axis, zero where a slot is empty."""
@@ -52,9 +55,13 @@ class Edges(NamedTuple):
         """The inverse of :meth:`dense`."""
         return picked(x.flatten(0, 1).flatten(1), self.place, self.gaps)
 
-    def to_receivers(self, x: Float[Tensor, "edges features"]) -> Float[Tensor, "atoms features"]:
-        """Sum of the edges that end at an atom."""
-        return self.dense(x).sum(1)
+    def filtered_sums(
+        self, x: Float[Tensor, "edges F"], rbf: Float[Tensor, "edges n"], weight: Float[Tensor, "n F"]
+    ) -> Float[Tensor, "atoms F"]:
+        """Sum of ``x (rbf weight)`` of the edges that end at an atom."""
+        if directional_native.available(x.device, x.dtype):
+            return directional_native.filtered(x, rbf, weight, self.graph)
+        return self.dense(x * rbf.mm(weight)).sum(1)
 
     def from_receivers(self, h: Float[Tensor, "atoms features"]) -> Float[Tensor, "edges features"]:
         """What each edge's receiver has."""

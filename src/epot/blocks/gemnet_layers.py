@@ -7,12 +7,13 @@ reference code. Every layer is made so that a random network has activations of 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
 
 from ..typing import Float, Tensor
-from .activation import silu
+from .dense_chain import GIVEN, Step, dense_chain
 from .training_constant import TrainingConstant
 
 SILU_GAIN = 1 / 0.6
@@ -39,11 +40,6 @@ def he_parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(he_orthogonal_(torch.empty(*shape, dtype=torch.float32)))
 
 
-def scaled_silu(x: Tensor) -> Tensor:
-    """``silu(x) / 0.6``."""
-    return silu(x).mul_(SILU_GAIN)
-
-
 class Dense(nn.Module):
     """``y = act(x W^T)`` without bias, ``act`` the scaled SiLU or nothing."""
 
@@ -53,8 +49,7 @@ class Dense(nn.Module):
         self.activation = activation
 
     def forward(self, x: Float[Tensor, "rows n_in"]) -> Float[Tensor, "rows n_out"]:
-        y = x @ self.weight.t()
-        return scaled_silu(y) if self.activation else y
+        return dense_chain(x, steps(self)) if self.activation else x @ self.weight.t()
 
 
 class Residual(nn.Module):
@@ -64,32 +59,67 @@ class Residual(nn.Module):
         super().__init__()
         self.first, self.second = Dense(n_features, n_features), Dense(n_features, n_features)
 
-    def forward(self, x: Float[Tensor, "rows F"]) -> Float[Tensor, "rows F"]:
-        y = silu(silu(x @ self.first.weight.t()) @ (self.second.weight * SILU_GAIN).t())  # gains where they cost least
-        return torch.add(x, y, alpha=SILU_GAIN).mul_(HALF)
-
 
 def residuals(n_features: int, n: int) -> nn.Sequential:
     """``n`` residual layers, one after another."""
     return nn.Sequential(*(Residual(n_features) for _ in range(n)))
 
 
+def steps(*layers: nn.Module, done: int = 0) -> list[Step]:
+    """Dense layers with activation and residual ones as a chain, or its continuation after ``done`` steps."""
+    made: list[Step] = []
+    for layer in layers:
+        if isinstance(layer, Residual):
+            x = done + len(made)
+            made += [*steps(layer.first), Step(layer.second.weight, None, x, HALF * SILU_GAIN, HALF)]
+        else:
+            made.append(Step(cast("Dense", layer).weight, gain=SILU_GAIN))
+    return made
+
+
+def skipped(
+    x: Float[Tensor, "rows F"], before: nn.Sequential, skip: Float[Tensor, "rows F"], after: Iterable[nn.Module] = ()
+) -> Float[Tensor, "rows F"]:
+    """``after((skip + before(x)) / sqrt(2))`` of residual layers, in one chain."""
+    if not len(before):
+        y, *more = (x + skip) * HALF, *steps(*after)
+        return dense_chain(y, more) if more else y
+    *others, last = before
+    if others:
+        x = dense_chain(x, steps(*others))
+    first, second = steps(last)
+    made = [first, second._replace(plus=GIVEN, gain=HALF * second.gain)]
+    both = torch.add(skip, x, alpha=HALF)  # all that is added behind the last of these layers
+    return dense_chain(x, [*made, *steps(*after, done=2)], both)
+
+
 class ScalingFactor(TrainingConstant):
-    """A number alpha with ``Var(alpha y) = Var(x)`` over training data: set once before training, then constant."""
+    """A number alpha with ``Var(alpha y) = Var(x)`` over training data: set once before training, then constant.
+
+    Where alpha is known, it is multiplied into weights: that takes no pass over all rows.
+    """
+
+    def within(self, weight: Tensor) -> Tensor:
+        """``alpha weight`` of the linear layer that makes y, as soon as alpha is known."""
+        return weight if self._asked() else weight * self.factor
 
     def forward(
         self, y: Float[Tensor, "rows F"], like: Float[Tensor, "others G"], repeats: Tensor | None = None
     ) -> Float[Tensor, "rows F"]:
-        """``alpha y``.
+        """y, times alpha if that is to be found here.
 
         Args:
-            y: what is scaled.
+            y: what is scaled, made :meth:`within`.
             like: x, whose variance it shall have, mean over features of the variance over rows.
             repeats: how many times each row of ``like`` counts; None for once.
         """
-        if self.observing and not bool(self.settled):
-            self._fit(y, like, repeats)
+        if not self._asked():
+            return y
+        self._fit(y, like, repeats)
         return y * self.factor
+
+    def _asked(self) -> bool:
+        return self.observing and not bool(self.settled)
 
     @torch.no_grad()
     def _fit(self, y: Tensor, like: Tensor, repeats: Tensor | None) -> None:

@@ -25,6 +25,7 @@ from ..features.angular import spherical_harmonics
 from ..features.directional import zonal_harmonics
 from ..geometry.graph import Graph
 from ..typing import Bool, Float, Int, Tensor
+from .directional_native import filtered
 from .gemnet_edges import Edges, picked
 from .gemnet_layers import Dense, ScalingFactor
 from .gemnet_triplets import Symmetric, bilinear
@@ -315,10 +316,18 @@ class QuadrupletInteraction(nn.Module):
         self.up = Symmetric(n_bilinear, n_edge)
 
     def forward(
-        self, m: Float[Tensor, "edges n_edge"], rbf: Float[Tensor, "edges n_rbf"], basis: SphericalBasis, edges: Edges
+        self,
+        m: Float[Tensor, "edges n_edge"],
+        rbf: Float[Tensor, "edges n_rbf"],
+        basis: SphericalBasis,
+        edges: Edges,
+        plus: Float[Tensor, "edges n_edge"],
+        factor: float,
     ) -> Float[Tensor, "edges n_edge"]:
+        """``plus`` and ``factor`` times the message."""
         x = self.dense(m)
-        x = self.down(self.scale_rbf(x * self.rbf(rbf), x)).index_select(0, basis.quadruplets.outer)
-        x = self.scale_cbf(x * self.cbf(basis.circular), x)
-        y = basis.messages(x, self.bilinear.weight)
-        return self.up(self.scale_sum(y, x, basis.quadruplets.repeats), edges)
+        x = self.down(self.scale_rbf(filtered(x, rbf, self.scale_rbf.within(self.rbf.weight).t()), x))
+        x = x.index_select(0, basis.quadruplets.outer)
+        x = self.scale_cbf(filtered(x, basis.circular, self.scale_cbf.within(self.cbf.weight).t()), x)
+        y = basis.messages(x, self.scale_sum.within(self.bilinear.weight))
+        return self.up(self.scale_sum(y, x, basis.quadruplets.repeats), edges, plus, factor)

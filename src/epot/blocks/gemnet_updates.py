@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from ..typing import Float, Tensor
+from .activation import silu
+from .dense_chain import dense_chain
 from .gemnet_edges import Edges
-from .gemnet_layers import Dense, ScalingFactor, he_parameter, residuals, scaled_silu
+from .gemnet_layers import SILU_GAIN, Dense, ScalingFactor, he_parameter, residuals, steps
 
 
 class EdgeUpdate(nn.Module):
@@ -23,7 +25,7 @@ class EdgeUpdate(nn.Module):
     ) -> Float[Tensor, "edges n_out"]:
         sender, receiver, own = self.weight.t().split([self.n_atom, self.n_atom, m.shape[1]])
         y = edges.opposite(edges.from_receivers(h @ sender)) + edges.from_receivers(h @ receiver)
-        return scaled_silu(torch.addmm(y, m, own))
+        return silu(torch.addmm(y, m, own)).mul_(SILU_GAIN)
 
 
 class AtomUpdate(nn.Module):
@@ -39,5 +41,5 @@ class AtomUpdate(nn.Module):
     def forward(
         self, m: Float[Tensor, "edges n_edge"], rbf: Float[Tensor, "edges n_rbf"], edges: Edges
     ) -> Float[Tensor, "atoms n_atom"]:
-        x = self.scale_sum(edges.to_receivers(m * self.rbf(rbf)), m)
-        return self.residuals(self.dense(x))
+        x = self.scale_sum(edges.filtered_sums(m, rbf, self.scale_sum.within(self.rbf.weight).t()), m)
+        return dense_chain(x, steps(self.dense, *self.residuals))

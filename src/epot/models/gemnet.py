@@ -17,11 +17,12 @@ from torch import nn
 from torch.func import functional_call
 
 from ..blocks.bessel_splines import bessel_splines
+from ..blocks.dense_chain import dense_chain
 from ..blocks.embedding import ElementEmbedding
 from ..blocks.gemnet_edges import Edges
-from ..blocks.gemnet_layers import HALF, Dense, he_orthogonal_, he_parameter, residuals
+from ..blocks.gemnet_layers import HALF, Dense, he_orthogonal_, he_parameter, residuals, skipped, steps
 from ..blocks.gemnet_quadruplets import QuadrupletInteraction, Quadruplets, SphericalBasis, components
-from ..blocks.gemnet_triplets import CircularBasis, TripletInteraction
+from ..blocks.gemnet_triplets import CircularBasis, TripletInteraction, projected
 from ..blocks.gemnet_updates import AtomUpdate, EdgeUpdate
 from ..blocks.readout import LinearReadout
 from ..elements import to_number
@@ -98,15 +99,15 @@ class Interaction(nn.Module):
         self, h: Float[Tensor, "atoms n_atom"], m: Float[Tensor, "edges n_edge"], geometry: Geometry
     ) -> tuple[Tensor, Tensor]:
         edges = geometry.edges
-        x = self.skip(m) + self.triplets(m, geometry.rbf_triplet, geometry.triplets, edges)
-        if self.quadruplets is None:
-            x = x.mul_(HALF)
-        else:
-            x = (x + self.quadruplets(m, geometry.rbf_quadruplet, geometry.quadruplets, edges)).mul_(THIRD)
-        m = self.after_skip((m + self.before_skip(x)).mul_(HALF))
+        factor = HALF if self.quadruplets is None else THIRD
+        (skip,) = steps(self.skip)
+        x = dense_chain(m, [skip._replace(gain=factor * skip.gain)])
+        x = self.triplets(m, geometry.rbf_triplet, geometry.triplets, edges, x, factor)
+        if self.quadruplets is not None:
+            x = self.quadruplets(m, geometry.rbf_quadruplet, geometry.quadruplets, edges, x, factor)
+        m = skipped(x, self.before_skip, m, self.after_skip)
         h = (h + self.atom_update(m, geometry.rbf_atom, edges)).mul_(HALF)
-        m = (m + self.after_concat(self.concat(h, m, edges))).mul_(HALF)
-        return h, m
+        return h, skipped(self.concat(h, m, edges), self.after_concat, m)
 
 
 class GemNet(Potential):
@@ -260,7 +261,7 @@ class GemNet(Potential):
         fade = polynomial_cutoff(r, cutoff, self.envelope)
         rbf = sine_basis(r, self.frequencies, cutoff) * (math.sqrt(2 / cutoff) * fade / r).unsqueeze(-1)
         spherical = self._spherical(r, cutoff, graph.first_order)
-        triplets = CircularBasis.of(units, projected(spherical, self.cbf_triplet), edges)
+        triplets = CircularBasis.of(units, spherical, self.cbf_triplet, edges)
         made = Geometry(edges, self.rbf_triplet(rbf), self.rbf_atom(rbf), self.rbf_out(rbf), triplets)
         if not self.quadruplets:
             return made, rbf
@@ -283,8 +284,3 @@ class GemNet(Potential):
         fade = polynomial_cutoff(r, cutoff, self.envelope) * cutoff**-1.5
         bessel = bessel_splines if once else bessel_functions
         return (bessel(r, cutoff, self.n_spherical - 1, self.n_radial) * fade).transpose(1, 2)
-
-
-def projected(radial: Float[Tensor, "C pairs n_radial"], weight: Float[Tensor, "C n_radial n"]) -> Tensor:
-    """Radial functions of each component of the basis through its own layer, ``(pairs, n, C)``."""
-    return torch.bmm(radial, weight).permute(1, 2, 0)

@@ -20,6 +20,7 @@ constexpr int64_t NOTHING = -1, GIVEN = -2;   // what is added, as in Python
 struct Chain {
     int64_t rows, layers, threads;
     const int64_t *widths, *plus;  // layers + 1; layers: z_k, -2 - k for what is given, or nothing
+    const double *gains, *times;   // of SiLU, and of what is added
 };
 
 // Blocks of rows for all threads alike.
@@ -59,22 +60,6 @@ template <typename T, typename F> inline void each(int64_t rows, int64_t n, int6
         for (int64_t c = 0; c < n; c += Part<T>::lanes) body(r * n + c, r * ld + c, c, n - c);
 }
 
-template <typename T> void copy(T* to, int64_t to_ld, const T* from, int64_t from_ld, int64_t n, int64_t rows) {
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * to_ld, from + r * from_ld, n * sizeof(T));
-}
-
-template <typename T> struct Space {  // of a thread, kept for the next call
-    std::vector<T> numbers;
-    T* of(int64_t n) {
-        if (int64_t(numbers.size()) < n) numbers.resize(n);
-        return numbers.data();
-    }
-};
-template <typename T> T* space(int which, int64_t n) {
-    static thread_local Space<T> spaces[3];
-    return spaces[which].of(n);
-}
-
 // What all three need of the layers: sizes of padded rows, and where packed weights lie.
 template <typename T> struct Layers {
     const Chain& chain;
@@ -107,14 +92,16 @@ template <typename T> struct Layers {
 template <typename T> struct Added {
     typedef typename Vector<T>::type V;
     const T *state = nullptr, *given = nullptr;
-    Added(const Layers<T>& layers, int64_t i, T* const* states, const T* const* tensors, int64_t first) {
+    const T times;
+    Added(const Layers<T>& layers, int64_t i, T* const* states, const T* const* tensors, int64_t first)
+        : times(layers.chain.times[i]) {
         const int64_t plus = layers.chain.plus[i];
-        if (plus > 0) state = states[plus];
+        if (plus >= 0) state = states[plus];
         if (plus <= GIVEN) given = tensors[GIVEN - plus] + first * layers.chain.widths[i + 1];
     }
     inline V operator()(V x, int64_t row, int64_t place, int64_t left) const {
-        if (state) return x + at<V>(state + place);
-        return given ? x + Part<T>::load(given + row, left) : x;
+        if (state) return x + times * at<V>(state + place);
+        return given ? x + times * Part<T>::load(given + row, left) : x;
     }
 };
 
@@ -141,14 +128,14 @@ void forward(const Chain& chain, const T* x, const T* const* given, const T* con
             for (int64_t i = 0; i < n; ++i) {
                 const int64_t ld = layers.ld[i + 1], wide = widths[i + 1];
                 const Added<T> added(layers, i, z.data(), given, first);
-                const T* bias = biases[i];
+                const T *bias = biases[i], gain = chain.gains[i];
                 T *to = z[i + 1], *as = pre[i] + first * wide;
                 product<T>(rows, widths[i], wide, z[i], layers.ld[i], packed + layers.at_packed[i], nullptr, a, ld);
                 each<T>(rows, wide, ld, [&](int64_t row, int64_t place, int64_t c, int64_t left) {
                     V rest, now = at<V>(a + place);
                     if (bias) now += Part<T>::load(bias + c, left);
                     Part<T>::store(as + row, now, left);
-                    at<V>(to + place) = added(now * Silu<T>::sigma(now, rest), row, place, left);
+                    at<V>(to + place) = added(now * Silu<T>::sigma(now, rest) * gain, row, place, left);
                 });
             }
             copy(out + first * widths[n], widths[n], z[n], layers.ld[n], widths[n], rows);
@@ -169,6 +156,15 @@ void collect(const Layers<T>& layers, const T* sums, int64_t threads, T* const* 
             part += padded(n_out, TALL) * ld;
             for (int64_t c = 0; d_biases && d_biases[i] && c < n_out; ++c) d_biases[i][c] += part[c];
         }
+    }
+}
+
+// To e_i those of the layers that z_i was added to.
+template <typename T> void add_others(const Chain& chain, int64_t i, int64_t size, T* const* e) {
+    for (int64_t j = chain.layers - 1; j >= i; --j) {
+        if (chain.plus[j] != i) continue;
+        const T times = chain.times[j], *other = e[j + 1];
+        for (int64_t k = 0; k < size; ++k) e[i][k] += times * other[k];
     }
 }
 
@@ -204,13 +200,13 @@ void backward(const Chain& chain, const T* grad, const T* const* extra, const T*
             for (int64_t i = 0; x && i < n; ++i) {
                 const int64_t wide = widths[i + 1];
                 const Added<T> added(layers, i, z.data(), given, first);
-                const T* as = pre[i] + first * wide;
+                const T *as = pre[i] + first * wide, gain = chain.gains[i];
                 T *to = z[i + 1], *slope = slopes[i + 1];
                 each<T>(rows, wide, layers.ld[i + 1], [&](int64_t row, int64_t place, int64_t, int64_t left) {
                     V rest;
                     const V a = Part<T>::load(as + row, left), s = Silu<T>::sigma(a, rest);
-                    at<V>(slope + place) = Silu<T>::slope(a, s, rest);
-                    at<V>(to + place) = added(a * s, row, place, left);
+                    at<V>(slope + place) = Silu<T>::slope(a, s, rest) * gain;
+                    at<V>(to + place) = added(a * s * gain, row, place, left);
                 });
             }
             copy(e[n], layers.ld[n], grad + first * widths[n], widths[n], widths[n], rows);
@@ -218,22 +214,21 @@ void backward(const Chain& chain, const T* grad, const T* const* extra, const T*
                 const int64_t ld = layers.ld[i + 1], wide = widths[i + 1], start = first * wide;
                 T *up = e[i + 1], *sum = sums_here + layers.at_summed[i];
                 T* of_bias = sum + padded(wide, TALL) * layers.ld[i];
-                for (int64_t j = n - 1; j > i; --j)  // where z_i was added
-                    if (chain.plus[j] == i + 1)
-                        for (int64_t k = 0; k < rows * ld; ++k) up[k] += e[j + 1][k];
+                add_others(chain, i + 1, rows * ld, e.data());
                 T* keep = kept ? kept[i] + start : nullptr;
                 T* pass = chain.plus[i] <= GIVEN ? d_given[GIVEN - chain.plus[i]] + start : nullptr;
                 const T *as = pre[i] + start, *slope = slopes[i + 1], *more = extra[i] ? extra[i] + start : nullptr;
+                const T gain = chain.gains[i], times = chain.times[i];
                 each<T>(rows, wide, ld, [&](int64_t row, int64_t place, int64_t column, int64_t left) {
                     const V now = at<V>(up + place);
                     if (keep) Part<T>::store(keep + row, now, left);
-                    if (pass) Part<T>::store(pass + row, now, left);
+                    if (pass) Part<T>::store(pass + row, now * times, left);
                     V found, rest;
                     if (x) {
                         found = now * at<V>(slope + place);
                     } else {
                         const V a = Part<T>::load(as + row, left), s = Silu<T>::sigma(a, rest);
-                        found = now * Silu<T>::slope(a, s, rest);
+                        found = now * Silu<T>::slope(a, s, rest) * gain;
                     }
                     if (more) found += Part<T>::load(more + row, left);
                     at<V>(c + place) = found;
@@ -243,6 +238,7 @@ void backward(const Chain& chain, const T* grad, const T* const* extra, const T*
                 const T* weight = packed + layers.at_packed[i];
                 product<T>(rows, wide, widths[i], c, ld, weight, nullptr, e[i], layers.ld[i]);
             }
+            add_others(chain, 0, rows * layers.ld[0], e.data());
             copy(d_x + first * widths[0], widths[0], e[0], layers.ld[0], widths[0], rows);
         }
         if (x) collect(layers, sums, threads, d_weights, d_biases);
@@ -275,14 +271,16 @@ void second(const Chain& chain, const T* along, const T* const* along_given, con
                 const int64_t ld = layers.ld[i + 1], wide = widths[i + 1], start = first * wide;
                 const Added<T> added(layers, i, v.data(), along_given, first);
                 const T *as = pre[i] + start, *up = e[i] + start;
+                const T gain = chain.gains[i];
                 T *t = v[i + 1], *bent = d_pre[i] + start, *sum = sums_here + layers.at_summed[i];
                 product<T>(rows, widths[i], wide, v[i], layers.ld[i], packed + layers.at_packed[i], nullptr, t, ld);
                 each<T>(rows, wide, ld, [&](int64_t row, int64_t place, int64_t, int64_t left) {
                     V rest;
                     const V a = Part<T>::load(as + row, left), above = Part<T>::load(up + row, left);
-                    const V now = at<V>(t + place), s = Silu<T>::sigma(a, rest), slope = Silu<T>::slope(a, s, rest);
+                    const V now = at<V>(t + place), s = Silu<T>::sigma(a, rest);
+                    const V slope = Silu<T>::slope(a, s, rest) * gain;
                     at<V>(c + place) = above * slope;
-                    Part<T>::store(bent + row, now * above * Silu<T>::bend(a, s, rest), left);
+                    Part<T>::store(bent + row, now * above * Silu<T>::bend(a, s, rest) * gain, left);
                     at<V>(t + place) = added(now * slope, row, place, left);
                 });
                 if (d_weights[i]) outer<T>(rows, wide, widths[i], c, ld, v[i], layers.ld[i], sum, layers.ld[i]);

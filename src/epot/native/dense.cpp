@@ -35,14 +35,14 @@ void each(int64_t n, const T* const (&in)[INPUTS], T* const (&out)[OUTPUTS], int
     }
 }
 
-// s(a) + plus
-template <typename T> void value(int64_t n, const T* a, const T* plus, T* out, int64_t threads) {
+// s(a)
+template <typename T> void value(int64_t n, const T* a, T* out, int64_t threads) {
     typedef typename Vector<T>::type V;
-    const T* const in[2] = {a, plus};
+    const T* const in[1] = {a};
     T* const to[1] = {out};
-    each<T, 2, 1>(n, in, to, threads, [](const V* x, V* y) {
+    each<T, 1, 1>(n, in, to, threads, [](const V* x, V* y) {
         V rest;
-        y[0] = x[0] * Silu<T>::sigma(x[0], rest) + x[1];
+        y[0] = x[0] * Silu<T>::sigma(x[0], rest);
     });
 }
 
@@ -58,16 +58,16 @@ template <typename T> void slope(int64_t n, const T* a, const T* e, const T* plu
     });
 }
 
-// v = t s'(a) + plus, b = t e s''(a), c = e s'(a)
+// v = t s'(a), b = t e s''(a), c = e s'(a)
 template <typename T>
-void second(int64_t n, const T* a, const T* e, const T* t, const T* plus, T* v, T* b, T* c, int64_t threads) {
+void second(int64_t n, const T* a, const T* e, const T* t, T* v, T* b, T* c, int64_t threads) {
     typedef typename Vector<T>::type V;
-    const T* const in[4] = {a, e, t, plus};
+    const T* const in[3] = {a, e, t};
     T* const to[3] = {v, b, c};
-    each<T, 4, 3>(n, in, to, threads, [](const V* x, V* y) {
+    each<T, 3, 3>(n, in, to, threads, [](const V* x, V* y) {
         V rest;
         const V s = Silu<T>::sigma(x[0], rest), slope = Silu<T>::slope(x[0], s, rest);
-        y[0] = x[2] * slope + x[3];
+        y[0] = x[2] * slope;
         y[1] = x[2] * x[1] * Silu<T>::bend(x[0], s, rest);
         y[2] = x[1] * slope;
     });
@@ -76,15 +76,15 @@ void second(int64_t n, const T* a, const T* e, const T* t, const T* plus, T* v, 
 }  // namespace
 
 #define EXPORT(T, name)                                                                                       \
-    extern "C" void value_##name(int64_t n, const T* a, const T* plus, T* out, int64_t threads) {             \
-        value<T>(n, a, plus, out, threads);                                                                   \
+    extern "C" void value_##name(int64_t n, const T* a, T* out, int64_t threads) {                            \
+        value<T>(n, a, out, threads);                                                                         \
     }                                                                                                         \
     extern "C" void slope_##name(int64_t n, const T* a, const T* e, const T* plus, T* out, int64_t threads) { \
         slope<T>(n, a, e, plus, out, threads);                                                                \
     }                                                                                                         \
-    extern "C" void second_##name(int64_t n, const T* a, const T* e, const T* t, const T* plus, T* v, T* b,   \
-                                  T* c, int64_t threads) {                                                    \
-        second<T>(n, a, e, t, plus, v, b, c, threads);                                                        \
+    extern "C" void second_##name(int64_t n, const T* a, const T* e, const T* t, T* v, T* b, T* c,            \
+                                  int64_t threads) {                                                          \
+        second<T>(n, a, e, t, v, b, c, threads);                                                              \
     }
 
 EXPORT(float, f32)
