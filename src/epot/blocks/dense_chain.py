@@ -183,10 +183,10 @@ def _second(
         v = [start]
         for i, (a, up) in enumerate(zip(pres, es, strict=True)):
             t = v[-1].mm(weights[i].t())
-            now, bent, c = silu_second(t, up, a, d_pres[i])
-            if plan.gains[i] != 1:
-                for part in (now, bent, c):
-                    part *= plan.gains[i]
+            gain = plan.gains[i]
+            now, _, c = silu_second(t, up if gain == 1 else up * gain, a, d_pres[i])
+            if gain != 1:
+                now *= gain
             if (d_weight := d_weights[i]) is not None:
                 d_weight.addmm_(c.t(), v[-1])
             v.append(_plus(now, plan, i, v, givens))
