@@ -3,7 +3,7 @@
 // The operator is that of epot/blocks/gemnet_triplets.py; pairs are sorted by receiver, so those that end at an atom a
 // are rows that follow each other, and
 //
-//     y[c, o] = sum_if W[o, i, f] B[c, i, f],   B[c, i, f] = sum_b M[c, i, b] x[b, f],   M[c, i, b] = sum_l R[c, i, l] P[l, c, b].
+//     y[c, o] = sum_if W[o, i, f] B[c, i, f],   B[c, i, f] = sum_l R[c, i, l] S[c, l, f],   S[c, l, f] = sum_b P[l, c, b] x[b, f].
 //
 // P of an atom with K neighbors is an array (degrees, K, K), its diagonal zero. All of these are products of matrices.
 // B, by far the largest, is held for a few atoms only and made again where it is wanted again. Groups of atoms are dealt to
@@ -68,16 +68,16 @@ template <typename T> struct Weights {
 template <typename T> struct Room {
     const Shape& s;
     const int64_t L, n, F, O, wide, depth, Lp, Op;
-    T *M, *M1, *dM, *dM1, *P, *P1, *PT, *PT1, *B, *H, *G, *y, *x, *xt, *x1, *xt1, *dx, *small;
+    T *P, *P1, *S, *S1, *D, *D1, *B, *H, *G, *y, *x, *xt, *x1, *xt1, *dx, *dP, *turned, *small;
     Room(const Shape& shape, const Groups& groups)
         : s(shape), L(s.degrees), n(s.basis), F(s.channels), O(s.outputs), wide(padded(F, panel<T>())), depth(n * wide),
           Lp(padded(L, panel<T>())), Op(padded(O, panel<T>())) {
         const int64_t E = groups.edges, K = groups.neighbors, ld = padded(K, panel<T>());
         const std::vector<std::pair<T**, int64_t>> parts = {
-            {&M, n * K * ld}, {&M1, n * K * ld}, {&dM, n * K * ld}, {&dM1, n * K * ld}, {&P, L * K * ld},
-            {&P1, L * K * ld}, {&PT, K * K * Lp}, {&PT1, K * K * Lp}, {&B, E * depth}, {&H, E * depth}, {&G, E * Op},
-            {&y, E * Op}, {&x, K * wide}, {&x1, K * wide}, {&xt, F * ld}, {&xt1, F * ld},
-            {&dx, padded(K, TALL) * wide}, {&small, n * Lp}};
+            {&P, L * K * ld}, {&P1, L * K * ld}, {&dP, L * K * ld}, {&S, K * L * wide}, {&S1, K * L * wide},
+            {&D, K * L * wide}, {&D1, K * L * wide}, {&B, E * depth}, {&H, E * depth}, {&G, E * Op}, {&y, E * Op},
+            {&x, K * wide}, {&x1, K * wide}, {&xt, F * ld}, {&xt1, F * ld}, {&dx, padded(K, TALL) * wide},
+            {&turned, F * Lp}, {&small, n * Lp}};
         int64_t all = 0;
         for (const auto& part : parts) all += part.second + LANES;
         T* at = space<T>(1, all);
@@ -87,37 +87,59 @@ template <typename T> struct Room {
         }
     }
 
-    // P as (c, l, b), and as (c, b, l)
-    void angles(const T* p, int64_t K, int64_t ld, T* to, T* turned) const {
+    // P as (c, l, b)
+    void angles(const T* p, int64_t K, int64_t ld, T* to) const {
         for (int64_t c = 0; c < K; ++c)
             for (int64_t l = 0; l < L; ++l) {
                 const T* row = p + (l * K + c) * K;
                 T* out = to + (c * L + l) * ld;
                 std::copy(row, row + K, out);
                 std::fill(out + K, out + ld, T(0));
-                for (int64_t b = 0; turned && b < K; ++b) turned[(c * K + b) * Lp + l] = row[b];
             }
     }
-    // M = or += R P
-    template <bool ADD> void join(const T* r, const T* p, int64_t K, int64_t ld, T* m) const {
+    // S = or += P x, x packed
+    template <bool ADD> void sum(const T* p, const T* rows, int64_t K, int64_t ld, T* sums) const {
+        product<T, ADD>(K * L, K, F, p, ld, rows, nullptr, sums, wide);
+    }
+    // B = or += R S; what pads the channels is zero
+    template <bool ADD> void join(const T* r, const T* sums, int64_t K, T* b) const {
         for (int64_t c = 0; c < K; ++c)
-            multiply<T, ADD>(n, L, K, r + c * n * L, L, 1, p + c * L * ld, ld, m + c * n * ld, ld);
+            multiply<T, ADD>(n, L, wide, r + c * n * L, L, 1, sums + c * L * wide, wide, b + c * depth, wide);
     }
-    // dR = dM P^T + dM1 P1^T
-    void to_radial(const T* dm, const T* turned, const T* dm1, const T* turned1, int64_t K, int64_t ld, T* out) const {
+    // dS = or += R^T H
+    template <bool ADD> void part(const T* r, const T* h, int64_t K, T* d) const {
+        for (int64_t c = 0; c < K; ++c)
+            multiply<T, ADD>(L, n, wide, r + c * n * L, 1, L, h + c * depth, wide, d + c * L * wide, wide);
+    }
+    // dR = or += H S^T
+    template <bool ADD> void to_radial(const T* h, const T* sums, int64_t K, T* out) const {
         for (int64_t c = 0; c < K; ++c) {
-            multiply<T, false>(n, K, L, dm + c * n * ld, ld, 1, turned + c * K * Lp, Lp, small, Lp);
-            if (dm1) multiply<T, true>(n, K, L, dm1 + c * n * ld, ld, 1, turned1 + c * K * Lp, Lp, small, Lp);
-            copy(out + c * n * L, L, small, Lp, L, n);
+            for (int64_t l = 0; l < L; ++l)
+                for (int64_t f = 0; f < F; ++f) turned[f * Lp + l] = sums[(c * L + l) * wide + f];
+            multiply<T, false>(n, F, L, h + c * depth, wide, 1, turned, Lp, small, Lp);
+            for (int64_t i = 0; i < n; ++i)
+                for (int64_t l = 0; l < L; ++l) {
+                    T& to = out[(c * n + i) * L + l];
+                    to = ADD ? to + small[i * Lp + l] : small[i * Lp + l];
+                }
         }
     }
-    // dP = R^T dM + R1^T dM1, through where P was
-    void to_angles(const T* dm, const T* r, const T* dm1, const T* r1, int64_t K, int64_t ld, T* out) {
-        for (int64_t c = 0; c < K; ++c) {
-            multiply<T, false>(L, n, K, r + c * n * L, 1, L, dm + c * n * ld, ld, P, ld);
-            if (dm1) multiply<T, true>(L, n, K, r1 + c * n * L, 1, L, dm1 + c * n * ld, ld, P, ld);
-            for (int64_t l = 0; l < L; ++l) std::copy(P + l * ld, P + l * ld + K, out + (l * K + c) * K);
-        }
+    // dx = P^T dS, or the sum of two such, in whole rows
+    void to_channels(const T* p, const T* d, const T* p1, const T* d1, int64_t K, int64_t ld, T* out) const {
+        clear(dx, K * wide);
+        outer<T>(K * L, K, wide, p, ld, d, wide, dx, wide);
+        if (p1) outer<T>(K * L, K, wide, p1, ld, d1, wide, dx, wide);
+        copy(out, F, dx, wide, F, K);
+    }
+    // dP = dS x^T, or the sum of two such, x turned and packed
+    void to_angles(const T* d, const T* rows, const T* d1, const T* rows1, int64_t K, int64_t ld, T* out) const {
+        product<T>(K * L, F, K, d, wide, rows, nullptr, dP, ld);
+        if (d1) product<T, true>(K * L, F, K, d1, wide, rows1, nullptr, dP, ld);
+        for (int64_t c = 0; c < K; ++c)
+            for (int64_t l = 0; l < L; ++l) {
+                const T* row = dP + (c * L + l) * ld;
+                std::copy(row, row + K, out + (l * K + c) * K);
+            }
     }
 };
 
@@ -142,10 +164,10 @@ void forward(const Shape& s, const T* x, const T* radial, const T* angles, const
     const Weights<T> weights(s, w, space<T>(0, Weights<T>::size(s)));
     GROUPS
     ATOMS
-    room.angles(p, K, ld, room.P, nullptr);
-    room.template join<false>(r, room.P, K, ld, room.M);
+    room.angles(p, K, ld, room.P);
     pack<T>(K, F, own, F, 1, room.x);
-    product<T>(K * n, K, F, room.M, ld, room.x, nullptr, room.B + place, wide);
+    room.template sum<false>(room.P, room.x, K, ld, room.S);
+    room.template join<false>(r, room.S, K, room.B + place);
     END
     product<T>(E, depth, O, room.B, depth, weights.values, nullptr, room.y, Op);
     copy(out + start * O, O, room.y, Op, O, E);
@@ -172,24 +194,20 @@ void backward(const Shape& s, const T* grad, const T* x, const T* radial, const 
     copy(room.G, Op, grad + start * O, O, O, E);
     product<T>(E, O, depth, room.G, Op, weights.gradients, nullptr, room.H, depth);
     ATOMS
-    room.angles(p, K, ld, room.P, room.PT);
-    if (d_x || d_w) room.template join<false>(r, room.P, K, ld, room.M);
-    if (d_w) {
+    const T *h = room.H + place, *none = nullptr;
+    room.angles(p, K, ld, room.P);
+    if (d_radial || d_w) {
         pack<T>(K, F, own, F, 1, room.x);
-        product<T>(K * n, K, F, room.M, ld, room.x, nullptr, room.B + place, wide);
+        room.template sum<false>(room.P, room.x, K, ld, room.S);
     }
-    if (d_x) {
-        clear(room.dx, K * wide);
-        outer<T>(K * n, K, wide, room.M, ld, room.H + place, wide, room.dx, wide);
-        copy(d_x + begin * F, F, room.dx, wide, F, K);
-    }
-    if (d_radial || d_angles) {
+    if (d_w) room.template join<false>(r, room.S, K, room.B + place);
+    if (d_radial) room.template to_radial<false>(h, room.S, K, d_radial + begin * n * L);
+    room.template part<false>(r, h, K, room.D);
+    if (d_x) room.to_channels(room.P, room.D, none, none, K, ld, d_x + begin * F);
+    if (d_angles) {
         pack<T>(F, K, own, 1, F, room.xt);
-        product<T>(K * n, F, K, room.H + place, wide, room.xt, nullptr, room.dM, ld);
+        room.to_angles(room.D, room.xt, none, none, K, ld, d_angles + L * s.square[a]);
     }
-    const T* none = nullptr;
-    if (d_radial) room.to_radial(room.dM, room.PT, none, none, K, ld, d_radial + begin * n * L);
-    if (d_angles) room.to_angles(room.dM, r, none, none, K, ld, d_angles + L * s.square[a]);
     END
     if (d_w) outer<T>(E, O, depth, room.G, Op, room.B, depth, sums + thread() * each, depth);
     DONE
@@ -197,7 +215,7 @@ void backward(const Shape& s, const T* grad, const T* x, const T* radial, const 
 }
 
 // The gradient of S = <x1, d_x> + <radial1, d_radial> + <angles1, d_angles> + <w1, d_w> (the last one if it is not null):
-// with M1 = R1 P + R P1, S = sum G ((M1 x + M x1) W^T + M x W1^T).
+// S = sum G (B1 W^T + B W1^T) with B1 = R1 S + R S1 and S1 = P1 x + P x1.
 template <typename T>
 void second(const Shape& s, const T* grad, const T* x, const T* radial, const T* angles, const T* w, const T* x1,
             const T* radial1, const T* angles1, const T* w1, T* d_grad, T* d_x, T* d_radial, T* d_angles, T* d_w) {
@@ -216,31 +234,30 @@ void second(const Shape& s, const T* grad, const T* x, const T* radial, const T*
     if (w1) product<T>(E, O, depth, room.G, Op, along.gradients, nullptr, H1, depth);
     ATOMS
     const T *r1 = radial1 + begin * n * L, *p1 = angles1 + L * s.square[a], *own1 = x1 + begin * F;
-    room.angles(p, K, ld, room.P, room.PT);
-    room.angles(p1, K, ld, room.P1, room.PT1);
-    room.template join<false>(r, room.P, K, ld, room.M);
-    room.template join<false>(r1, room.P, K, ld, room.M1);
-    room.template join<true>(r, room.P1, K, ld, room.M1);
+    const T *h = room.H + place, *h1 = H1 + (w1 ? place : 0);
+    room.angles(p, K, ld, room.P);
+    room.angles(p1, K, ld, room.P1);
     pack<T>(K, F, own, F, 1, room.x);
     pack<T>(K, F, own1, F, 1, room.x1);
-    product<T>(K * n, K, F, room.M1, ld, room.x, nullptr, room.B + place, wide);
-    product<T, true>(K * n, K, F, room.M, ld, room.x1, nullptr, room.B + place, wide);
-    if (w1) product<T>(K * n, K, F, room.M, ld, room.x, nullptr, plain + place, wide);
-    if (d_x) {
-        clear(room.dx, K * wide);
-        outer<T>(K * n, K, wide, room.M1, ld, room.H + place, wide, room.dx, wide);
-        if (w1) outer<T>(K * n, K, wide, room.M, ld, H1 + place, wide, room.dx, wide);
-        copy(d_x + begin * F, F, room.dx, wide, F, K);
+    room.template sum<false>(room.P, room.x, K, ld, room.S);
+    room.template sum<false>(room.P1, room.x, K, ld, room.S1);
+    room.template sum<true>(room.P, room.x1, K, ld, room.S1);
+    room.template join<false>(r1, room.S, K, room.B + place);
+    room.template join<true>(r, room.S1, K, room.B + place);
+    if (w1) room.template join<false>(r, room.S, K, plain + place);
+    if (d_radial) {
+        room.template to_radial<false>(h, room.S1, K, d_radial + begin * n * L);
+        if (w1) room.template to_radial<true>(h1, room.S, K, d_radial + begin * n * L);
     }
-    if (d_radial || d_angles) {
+    room.template part<false>(r1, h, K, room.D);  // by S
+    if (w1) room.template part<true>(r, h1, K, room.D);
+    room.template part<false>(r, h, K, room.D1);  // by S1
+    if (d_x) room.to_channels(room.P, room.D, room.P1, room.D1, K, ld, d_x + begin * F);
+    if (d_angles) {
         pack<T>(F, K, own, 1, F, room.xt);
         pack<T>(F, K, own1, 1, F, room.xt1);
-        product<T>(K * n, F, K, room.H + place, wide, room.xt1, nullptr, room.dM, ld);
-        if (w1) product<T, true>(K * n, F, K, H1 + place, wide, room.xt, nullptr, room.dM, ld);
-        product<T>(K * n, F, K, room.H + place, wide, room.xt, nullptr, room.dM1, ld);
+        room.to_angles(room.D, room.xt, room.D1, room.xt1, K, ld, d_angles + L * s.square[a]);
     }
-    if (d_radial) room.to_radial(room.dM, room.PT, room.dM1, room.PT1, K, ld, d_radial + begin * n * L);
-    if (d_angles) room.to_angles(room.dM, r, room.dM1, r1, K, ld, d_angles + L * s.square[a]);
     END
     product<T>(E, depth, O, room.B, depth, weights.values, nullptr, room.y, Op);
     if (w1) product<T, true>(E, depth, O, plain, depth, along.values, nullptr, room.y, Op);
