@@ -83,10 +83,13 @@ def test_the_same_as_by_torch(graph, channels, monkeypatch):
 
 @pytest.mark.parametrize("summed", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
-def test_filters_of_few_dimensions(graph, summed, turned):
-    """Against their product as a matrix; weights may be a transposed view."""
+@pytest.mark.parametrize("n", [4, 16])
+def test_filters_of_few_dimensions(summed, turned, n):
+    """Against their product as a matrix; weights may be a transposed view. More rows than are taken at a time."""
     torch.manual_seed(0)
-    inputs = leaf(graph.n_pairs, 21), leaf(graph.n_pairs, 4), leaf(21, 4) if turned else leaf(4, 21)
+    atoms = Structure(np.full(9, 6), np.random.default_rng(2).uniform(0, 2.2, (9, 3)))
+    graph = build([atoms, Structure(np.array([1]), np.zeros((1, 3)))], CUTOFF)
+    inputs = leaf(graph.n_pairs, 21), leaf(graph.n_pairs, n), leaf(21, n) if turned else leaf(n, 21)
     over = graph if summed else None
 
     def plainly(x, basis, weights):

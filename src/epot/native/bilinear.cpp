@@ -3,11 +3,13 @@
 // The operator is that of epot/blocks/gemnet_triplets.py; pairs are sorted by receiver, so those that end at an atom a
 // are rows that follow each other, and
 //
-//     y[c, o] = sum_if W[o, i, f] B[c, i, f],   B[c, i, f] = sum_l R[c, i, l] S[c, l, f],   S[c, l, f] = sum_b P[l, c, b] x[b, f].
+//     y[c, o] = sum_if W[o, i, f] B[c, i, f]
+//     B[c, i, f] = sum_l R[c, i, l] S[c, l, f]
+//     S[c, l, f] = sum_b P[l, c, b] x[b, f].
 //
 // P of an atom with K neighbors is an array (degrees, K, K), its diagonal zero. All of these are products of matrices.
-// B, by far the largest, is held for a few atoms only and made again where it is wanted again. Groups of atoms are dealt to
-// threads in a fixed order, and sums of each thread are added in the order of the threads.
+// B, by far the largest, is held for a few atoms only and made again where it is wanted again. Groups of atoms are dealt
+// to threads in a fixed order, and sums of each thread are added in the order of the threads.
 
 #include <algorithm>
 #include <cstdint>
@@ -144,16 +146,16 @@ template <typename T> struct Room {
 };
 
 // The body of a loop over groups and, within, over their atoms.
-#define GROUPS                                                                                   \
-    _Pragma("omp parallel num_threads(s.threads) if (s.threads > 1)") {                          \
-        Room<T> room(s, groups);                                                                 \
-        const int64_t n = room.n, F = room.F, O = room.O, L = room.L, Op = room.Op, wide = room.wide, depth = room.depth; \
-        _Pragma("omp for schedule(static)") for (int64_t g = 0; g < groups.count; ++g) {         \
+#define GROUPS                                                                                                      \
+    _Pragma("omp parallel num_threads(s.threads) if (s.threads > 1)") {                                             \
+        Room<T> room(s, groups);                                                                                    \
+        const int64_t n = room.n, F = room.F, O = room.O, L = room.L, Op = room.Op, depth = room.depth;             \
+        _Pragma("omp for schedule(static)") for (int64_t g = 0; g < groups.count; ++g) {                            \
             const int64_t start = s.first[groups.first[g]], E = s.first[groups.first[g + 1]] - start;
-#define ATOMS                                                                                    \
-            for (int64_t a = groups.first[g]; a < groups.first[g + 1]; ++a) {                    \
-                const int64_t begin = s.first[a], K = s.first[a + 1] - begin, ld = padded(K, panel<T>()); \
-                const T *r = radial + begin * n * L, *p = angles + L * s.square[a], *own = x + begin * F; \
+#define ATOMS                                                                                                       \
+            for (int64_t a = groups.first[g]; a < groups.first[g + 1]; ++a) {                                       \
+                const int64_t begin = s.first[a], K = s.first[a + 1] - begin, ld = padded(K, panel<T>());           \
+                const T *r = radial + begin * n * L, *p = angles + L * s.square[a], *own = x + begin * F;           \
                 const int64_t place = (begin - start) * depth;
 #define END }
 #define DONE }}
@@ -214,8 +216,8 @@ void backward(const Shape& s, const T* grad, const T* x, const T* radial, const 
     if (d_w) collect(s, sums, each, d_w);
 }
 
-// The gradient of S = <x1, d_x> + <radial1, d_radial> + <angles1, d_angles> + <w1, d_w> (the last one if it is not null):
-// S = sum G (B1 W^T + B W1^T) with B1 = R1 S + R S1 and S1 = P1 x + P x1.
+// The gradient of E = <x1, d_x> + <radial1, d_radial> + <angles1, d_angles> + <w1, d_w> (the last if it is not null):
+// E = sum G (B1 W^T + B W1^T) with B1 = R1 S + R S1 and S1 = P1 x + P x1.
 template <typename T>
 void second(const Shape& s, const T* grad, const T* x, const T* radial, const T* angles, const T* w, const T* x1,
             const T* radial1, const T* angles1, const T* w1, T* d_grad, T* d_x, T* d_radial, T* d_angles, T* d_w) {

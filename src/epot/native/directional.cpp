@@ -383,6 +383,32 @@ template <typename T> struct FilteredSecond {
     }
 };
 
+// What some rows at a time give to the basis and to the weights, as products of matrices.
+template <typename T> struct FilterRows {
+    static constexpr int64_t most = 32;
+    const Rows& s;
+    const T* turned;  // W^T where vectors of basis functions are whole, else null
+    std::vector<T> room;
+    FilterRows(const Rows& rows, const std::vector<T>& of)
+        : s(rows), turned(of.empty() ? nullptr : of.data()), room(2 * most * s.channels) {}
+    T* g(int64_t row) { return room.data() + row * s.channels; }
+    T* g1(int64_t row) { return room.data() + (most + row) * s.channels; }
+    static std::vector<T> turn(const Rows& s, const T* w, bool wanted) {
+        std::vector<T> to(wanted && s.n % (WIDE / sizeof(T)) == 0 ? s.n * s.channels : 0);
+        for (int64_t n = 0; n < s.n && !to.empty(); ++n)
+            for (int64_t c = 0; c < s.channels; ++c) to[c * s.n + n] = w[n * s.channels + c];
+        return to;
+    }
+    void to_basis(int64_t rows, const T* w, T* d_rbf) {
+        if (turned) return product<T, false>(g(0), s.channels, 1, turned, s.n, rows, s.channels, s.n, d_rbf, s.n);
+        for (int64_t k = 0; k < rows; ++k)
+            for (int64_t n = 0; n < s.n; ++n) d_rbf[k * s.n + n] = dot(g(k), w + n * s.channels, s.channels);
+    }
+    void to_weights(int64_t rows, const T* rbf, const T* from, T* d_w) const {
+        product<T, true>(rbf, 1, s.n, from, s.channels, s.n, rows, s.channels, d_w, s.channels);
+    }
+};
+
 // Sums over receivers are of rows that follow each other; one thread does them all.
 template <typename T> void filtered(const Rows& s, const T* x, const T* rbf, const T* w, T* out) {
 #pragma omp parallel for num_threads(s.threads) if (s.threads > 1 && !s.receivers)
@@ -391,16 +417,18 @@ template <typename T> void filtered(const Rows& s, const T* x, const T* rbf, con
 
 template <typename T>
 void filtered_backward(const Rows& s, const T* grad, const T* x, const T* rbf, const T* w, T* d_x, T* d_rbf, T* d_w) {
-    const int64_t C = s.channels;
+    const int64_t C = s.channels, most = FilterRows<T>::most;
+    const std::vector<T> turned = FilterRows<T>::turn(s, w, d_rbf);
 #pragma omp parallel num_threads(s.threads) if (s.threads > 1)
     {
-        std::vector<T> g(C);
+        FilterRows<T> part(s, turned);
 #pragma omp for schedule(static)
-        for (int64_t p = 0; p < s.count; ++p) {
-            by_channels<T>(C, FilteredBack<T>{s, grad, x, rbf, w, p, d_x, g.data()});
-            if (d_rbf)
-                for (int64_t n = 0; n < s.n; ++n) d_rbf[p * s.n + n] = dot(g.data(), w + n * C, C);
-            if (d_w) product<T, true>(rbf + p * s.n, 1, 0, g.data(), C, s.n, 1, C, d_w + thread() * s.n * C, C);
+        for (int64_t start = 0; start < s.count; start += most) {
+            const int64_t rows = std::min(most, s.count - start);
+            for (int64_t k = 0; k < rows; ++k)
+                by_channels<T>(C, FilteredBack<T>{s, grad, x, rbf, w, start + k, d_x, part.g(k)});
+            if (d_rbf) part.to_basis(rows, w, d_rbf + start * s.n);
+            if (d_w) part.to_weights(rows, rbf + start * s.n, part.g(0), d_w + thread() * s.n * C);
         }
     }
 }
@@ -408,20 +436,23 @@ void filtered_backward(const Rows& s, const T* grad, const T* x, const T* rbf, c
 template <typename T>
 void filtered_second(const Rows& s, const T* grad, const T* x, const T* rbf, const T* w, const T* x1, const T* rbf1,
                      const T* w1, T* d_grad, T* d_x, T* d_rbf, T* d_w) {
-    const int64_t C = s.channels;
+    const int64_t C = s.channels, most = FilterRows<T>::most;
+    const std::vector<T> turned = FilterRows<T>::turn(s, w, d_rbf);
 #pragma omp parallel num_threads(s.threads) if (s.threads > 1 && !s.receivers)
     {
-        std::vector<T> room(2 * C);
-        T *g = room.data(), *g1 = g + C;
+        FilterRows<T> part(s, turned);
 #pragma omp for schedule(static)
-        for (int64_t p = 0; p < s.count; ++p) {
-            by_channels<T>(C, FilteredSecond<T>{s, grad, x, rbf, w, x1, rbf1, w1, p, d_grad, d_x, g, g1});
-            if (d_rbf)
-                for (int64_t n = 0; n < s.n; ++n)
-                    d_rbf[p * s.n + n] = dot(g, w + n * C, C) + (w1 ? dot(g1, w1 + n * C, C) : T(0));
+        for (int64_t start = 0; start < s.count; start += most) {
+            const int64_t rows = std::min(most, s.count - start);
+            for (int64_t k = 0; k < rows; ++k)
+                by_channels<T>(C, FilteredSecond<T>{s, grad, x, rbf, w, x1, rbf1, w1, start + k, d_grad, d_x,
+                                                    part.g(k), part.g1(k)});
+            if (d_rbf) part.to_basis(rows, w, d_rbf + start * s.n);
+            for (int64_t k = 0; d_rbf && w1 && k < rows; ++k)
+                for (int64_t n = 0; n < s.n; ++n) d_rbf[(start + k) * s.n + n] += dot(part.g1(k), w1 + n * C, C);
             if (d_w) {
-                product<T, true>(rbf + p * s.n, 1, 0, g, C, s.n, 1, C, d_w + thread() * s.n * C, C);
-                product<T, true>(rbf1 + p * s.n, 1, 0, g1, C, s.n, 1, C, d_w + thread() * s.n * C, C);
+                part.to_weights(rows, rbf + start * s.n, part.g(0), d_w + thread() * s.n * C);
+                part.to_weights(rows, rbf1 + start * s.n, part.g1(0), d_w + thread() * s.n * C);
             }
         }
     }
