@@ -16,7 +16,7 @@ import torch
 from .. import native
 from ..typing import Float, Tensor
 from .directional_native import Pairs
-from .operator import applied
+from .operator import applied, filled
 from .spline_messages import NAMES
 
 
@@ -49,9 +49,9 @@ class _Bilinear:
         sizes = *radial.shape[:0:-1], x.shape[1], len(weight), torch.get_num_threads()
         self.pairs, self.shape = pairs, _Shape(len(pairs.square), *sizes, *tables)  # the tables are the pairs'
 
-    def _run(self, name: str, *tensors: Tensor | None) -> None:
-        pointers = (None if t is None else t.data_ptr() for t in tensors)
-        _function(f"{name}_{NAMES[tensors[0].dtype]}", len(tensors))(ctypes.addressof(self.shape), *pointers)  # type: ignore[union-attr]
+    def _run(self, name: str, first: Tensor, *others: Tensor | None) -> None:
+        pointers = (None if t is None else t.data_ptr() for t in (first, *others))
+        _function(f"{name}_{NAMES[first.dtype]}", 1 + len(others))(ctypes.addressof(self.shape), *pointers)
 
     def forward(self, x: Tensor, radial: Tensor, angles: Tensor, weight: Tensor) -> Tensor:
         out = x.new_empty(len(x), len(weight))
@@ -67,8 +67,8 @@ class _Bilinear:
         self, along: Sequence[Tensor | None], grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         d_grad, found = torch.empty_like(grad), _wanted(inputs, want[1:])
-        along = [torch.zeros_like(t) if a is None else a for a, t in zip(along[:3], inputs, strict=False)] + [along[3]]
-        self._run("second", grad, *inputs, *along, d_grad, *found)
+        by_geometry = (filled(a, t) for a, t in zip(along[:3], inputs[:3], strict=True))
+        self._run("second", grad, *inputs, *by_geometry, along[3], d_grad, *found)
         return d_grad, *found
 
 

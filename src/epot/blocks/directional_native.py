@@ -18,7 +18,7 @@ import torch
 from .. import native
 from ..geometry.graph import Graph
 from ..typing import Float, Tensor
-from .operator import applied
+from .operator import applied, filled
 from .spline_messages import NAMES
 
 
@@ -144,7 +144,7 @@ class _Sums:
         self, along: Sequence[Tensor | None], grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         x, weights, radial, angles = inputs
-        x1, radial1, angles1 = (_filled(along[k], inputs[k]) for k in (0, 2, 3))
+        x1, radial1, angles1 = (filled(along[k], inputs[k]) for k in (0, 2, 3))
         d_grad, d_x = torch.empty_like(grad), torch.empty_like(x)
         d_weights = _per_thread(weights, self.shape) if want[2] else None
         d_radial = torch.empty_like(radial) if want[3] else None
@@ -174,7 +174,7 @@ class _Angles:
         self, along: Sequence[Tensor | None], grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         d_grad, d_units = torch.empty_like(grad), torch.zeros_like(inputs[0]) if want[1] else None
-        _run("angles_second", self.shape, grad.dtype, (_filled(along[0], inputs[0]), grad, *inputs, d_grad, d_units))
+        _run("angles_second", self.shape, grad.dtype, (filled(along[0], inputs[0]), grad, *inputs, d_grad, d_units))
         return d_grad, d_units
 
 
@@ -203,14 +203,10 @@ class _Filtered:
         self, along: Sequence[Tensor | None], grad: Tensor, inputs: Sequence[Tensor], want: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         x, basis, weights = inputs
-        x1, basis1 = _filled(along[0], x), _filled(along[1], basis)
+        x1, basis1 = filled(along[0], x), filled(along[1], basis)
         d_grad, d_x = torch.zeros_like(grad), torch.empty_like(x)
         d_basis = torch.empty_like(basis) if want[2] else None
         d_weights = _per_thread(weights, self.shape) if want[3] else None
         outs = d_grad, d_x, d_basis, d_weights
         _run("filtered_second", self.shape, x.dtype, (grad, *inputs, x1, basis1, along[2], *outs))
         return d_grad, d_x, d_basis, None if d_weights is None else d_weights.sum(0)
-
-
-def _filled(along: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if along is None else along

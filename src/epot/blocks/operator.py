@@ -55,6 +55,11 @@ def applied(kernels: Kernels, *inputs: Tensor) -> Tensor:
     return _Operator.apply(kernels, *(t.contiguous() for t in inputs))
 
 
+def filled(along: Tensor | None, like: Tensor) -> Tensor:
+    """A direction, zeros where it is None."""
+    return torch.zeros_like(like) if along is None else along
+
+
 class _Operator(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, *inputs: Tensor) -> Tensor:

@@ -48,17 +48,16 @@ struct Groups {
 
 // W in the order of the products; channels are filled up with zeros to whole panels.
 template <typename T> struct Weights {
-    const int64_t O, n, F, wide, depth;
+    const int64_t depth;
     T *values, *gradients;
     static int64_t size(const Shape& s) {
         const int64_t depth = s.basis * padded(s.channels, panel<T>());
         return depth * (padded(s.outputs, panel<T>()) + 2 * s.outputs);
     }
-    Weights(const Shape& s, const T* w, T* room)
-        : O(s.outputs), n(s.basis), F(s.channels), wide(padded(F, panel<T>())), depth(n * wide) {
-        T* rows = room;
+    Weights(const Shape& s, const T* w, T* rows) : depth(s.basis * padded(s.channels, panel<T>())) {
+        const int64_t O = s.outputs, F = s.channels;
         clear(rows, O * depth);
-        copy(rows, wide, w, F, F, O * n);
+        copy(rows, padded(F, panel<T>()), w, F, F, O * s.basis);
         gradients = rows + O * depth;
         values = gradients + O * depth;
         pack<T>(depth, O, rows, 1, depth, values);
@@ -66,7 +65,7 @@ template <typename T> struct Weights {
     }
 };
 
-// Where the arrays of a group lie; LD of an atom is its number of neighbors, filled up to whole panels.
+// Where the arrays of a group lie; ld of an atom is its number of neighbors, filled up to whole panels.
 template <typename T> struct Room {
     const Shape& s;
     const int64_t L, n, F, O, wide, depth, Lp, Op;
@@ -184,6 +183,7 @@ template <typename T> void collect(const Shape& s, const T* sums, int64_t each, 
             for (int64_t f = 0; f < F; ++f) d_w[k * F + f] += sums[t * each + k * wide + f];
 }
 
+// Results that are null are not wanted; to d_w is added.
 template <typename T>
 void backward(const Shape& s, const T* grad, const T* x, const T* radial, const T* angles, const T* w, T* d_x,
               T* d_radial, T* d_angles, T* d_w) {
