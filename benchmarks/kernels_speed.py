@@ -3,8 +3,8 @@
     python benchmarks/kernels_speed.py --models gemnet:fast gemnet:accurate [--other OTHER/src] [--threads 2]
 
 Presets as they come, weights random, float32: energies and forces through the ASE calculator with its default skin,
-the atoms moved by 1e-3 Å before every call, and an Adam step on energies and forces of eight 27-atom molecules. ``torch``
-is with EPOT_NATIVE=0; ``other`` is what the folder given by ``--other`` holds, with its kernels.
+the atoms moved by 1e-3 Å before every call, and an Adam step on energies and forces of eight 27-atom molecules.
+``torch`` is with EPOT_NATIVE=0; ``other`` is what the folder given by ``--other`` holds, with its kernels.
 """
 
 import argparse
